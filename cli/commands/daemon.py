@@ -1,0 +1,63 @@
+"""`pystack daemon`: run the engine's daemon here, in the foreground; or stop, or describe, the one that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from pystack.cli.client import Client, EngineUnreachable
+from pystack.cli.instance import locations
+from pystack.cli.output import fail, note
+
+#: Seconds within which a daemon that was told to stop must be gone.
+STOP_LIMIT = 30.0
+
+
+def run(options: Any) -> int:
+    root, run_dir, host = locations()
+    if options.stop:
+        return _stop(Client(host))
+    if options.status:
+        return _status(Client(host))
+    if os.geteuid() != 0:
+        fail("cannot run the engine without root", hint="sudo pystack daemon")
+    from pystack.api.daemon import run_daemon
+
+    from pystack.model.errors import PystackError
+    from pystack.model.names import Instance
+
+    client = Client(host)
+    try:
+        run_daemon(Instance(root=root, run=run_dir, socket=client.path))
+    except PystackError as error:
+        fail(error.message, hint=error.hint or "")
+    return 0
+
+
+def _stop(client: Client) -> int:
+    try:
+        pid = client.get("/daemon")["pid"]
+        client.post("/daemon/stop")
+    except EngineUnreachable:
+        note("no daemon runs")
+        return 0
+    deadline = time.monotonic() + STOP_LIMIT
+    while time.monotonic() < deadline:
+        try:
+            client.connect().close()
+        except EngineUnreachable:
+            if not os.path.exists(f"/proc/{pid}"):
+                note("the daemon has stopped; containers go on")
+                return 0
+        time.sleep(0.01)
+    fail(f"the daemon (pid {pid}) has not stopped within {STOP_LIMIT:.0f} s")
+
+
+def _status(client: Client) -> int:
+    try:
+        print(json.dumps(client.get("/daemon"), indent=2))
+    except EngineUnreachable as error:
+        fail(str(error))
+    return 0

@@ -1,0 +1,46 @@
+"""`pystack exec`: a command in a running container of a service; ends with the command's status."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from pystack.cli.client import API
+from pystack.cli.instance import connect
+from pystack.cli.output import fail
+from pystack.cli.stack import container_of, resolve
+
+
+def run(options: Any) -> int:
+    if not options.command:
+        fail("which command is to run?", hint=f"pystack exec {options.service} sh")
+    client = connect()
+    project, _ = resolve(client, options)
+    container = container_of(client, project, options.service, options.index)
+    tty = not options.no_tty and not options.detach and sys.stdin.isatty() and sys.stdout.isatty()
+    attach = not options.detach
+    created = client.post(
+        f"/containers/{container['Id']}/exec",
+        {
+            "Cmd": options.command,
+            "Env": options.env or [],
+            "User": options.user or "",
+            "WorkingDir": options.workdir or "",
+            "Privileged": options.privileged,
+            "Tty": tty,
+            "AttachStdin": attach,
+            "AttachStdout": attach,
+            "AttachStderr": attach,
+        },
+    )
+    start = f"{API}/exec/{created['Id']}/start"
+    if options.detach:
+        client.request("POST", start, {"Detach": True, "Tty": False}).close()
+        return 0
+    from pystack.cli.terminal import attached
+
+    resize = f"/exec/{created['Id']}/resize"
+    attached(
+        client, start, {"Detach": False, "Tty": tty}, stdin=True, tty=tty, resize=resize, started=lambda: None
+    )
+    return int(client.get(f"/exec/{created['Id']}/json")["ExitCode"] or 0)
