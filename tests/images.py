@@ -92,8 +92,8 @@ def symlink(name: str, target: str, **more: Any) -> tuple[tarfile.TarInfo, bytes
     return member(name, type=tarfile.SYMTYPE, link=target, mode=0o777, **more)
 
 
-def hardlink(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
-    return member(name, type=tarfile.LNKTYPE, link=target)
+def hardlink(name: str, target: str, mode: int = 0o755) -> tuple[tarfile.TarInfo, bytes]:
+    return member(name, type=tarfile.LNKTYPE, link=target, mode=mode)
 
 
 def tar(members: Iterable[tuple[tarfile.TarInfo, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
