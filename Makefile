@@ -1,4 +1,4 @@
-.PHONY: demo demo-down test check unit bench
+.PHONY: demo demo-down test check unit bench test-minimal
 demo:
 	@scripts/demo
 demo-down:
@@ -11,3 +11,5 @@ unit:
 	@scripts/test unit
 bench:
 	@scripts/bench
+test-minimal:
+	@scripts/minimal-root
