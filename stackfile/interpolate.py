@@ -1,0 +1,208 @@
+"""`${VAR}` in the values of a document -> the document with values filled in.
+
+In: a document and a variable lookup. Out: the same document with new scalars. Only scalar values are touched and the
+result is never parsed again, so that a value cannot add YAML structure. Syntax: Compose Specification 12-interpolation
+and compose-go `template`: $V ${V} ${V:-d} ${V-d} ${V:?e} ${V?e} ${V:+a} ${V+a} (nested), `$$` is a dollar sign, a dollar
+sign before anything else stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pystack.stackfile.document import Mapping, Node, Path, Reporter, Scalar, Sequence
+
+Lookup = Callable[[str], str | None]
+
+_NAME = re.compile(r"[_a-zA-Z][_a-zA-Z0-9]*")
+_OPERATORS = (":-", ":?", ":+", "-", "?", "+")
+_MAX_NESTING = 50
+
+
+class TemplateError(ValueError):
+    """An expression that cannot be filled in. `expression` is where it begins in the text; `code` is stable."""
+
+    def __init__(self, message: str, expression: str, code: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.expression = expression
+        self.code = code
+        self.hint = hint
+
+
+def substitute(text: str, lookup: Lookup, missing: Callable[[str, str], None] | None = None) -> str:
+    """The text with its variables filled in. `missing(name, expression)` is told of each unset one without a default."""
+    if "$" not in text:
+        return text
+    return _Template(lookup, missing).fill(text, 0)
+
+
+@dataclass(slots=True)
+class _Template:
+    lookup: Lookup
+    missing: Callable[[str, str], None] | None
+
+    def fill(self, text: str, depth: int) -> str:
+        if depth > _MAX_NESTING:
+            raise TemplateError("variables are nested too deep", text[:20], "interpolation")
+        out: list[str] = []
+        position = 0
+        while (dollar := text.find("$", position)) >= 0:
+            out.append(text[position:dollar])
+            following = text[dollar + 1 : dollar + 2]
+            if following == "$":
+                out.append("$")
+                position = dollar + 2
+            elif following == "{":
+                end = _closing(text, dollar + 2)
+                out.append(self._braced(text[dollar + 2 : end], text[dollar : end + 1], depth))
+                position = end + 1
+            elif match := _NAME.match(text, dollar + 1):
+                out.append(self._named(match.group(), match.group()))
+                position = match.end()
+            else:
+                out.append("$")
+                position = dollar + 1
+        out.append(text[position:])
+        return "".join(out)
+
+    def _named(self, name: str, expression: str) -> str:
+        value = self.lookup(name)
+        if value is None:
+            if self.missing:
+                self.missing(name, expression)
+            return ""
+        return value
+
+    def _braced(self, body: str, expression: str, depth: int) -> str:
+        match = _NAME.match(body)
+        if not match:
+            raise _bad(expression)
+        name, rest = match.group(), body[match.end() :]
+        if not rest:
+            return self._named(name, "{" + name)
+        operator = next((o for o in _OPERATORS if rest.startswith(o)), None)
+        if operator is None:
+            raise _bad(expression)
+        argument = rest[len(operator) :]
+        value = self.lookup(name)
+        given = bool(value) if operator[0] == ":" else value is not None
+        kind = operator[-1]
+        if kind == "+":
+            return self.fill(argument, depth + 1) if given else ""
+        if given:
+            return value or ""
+        if kind == "-":
+            return self.fill(argument, depth + 1)
+        why = self.fill(argument, depth + 1)
+        state = "is empty" if value == "" else "is not set"
+        message = f"required variable `{name}` {state}" + (f": {why}" if why else "")
+        raise TemplateError(
+            message, expression, "required-variable", f"set {name} in the environment or in .env"
+        )
+
+
+def _bad(expression: str) -> TemplateError:
+    hint = "write ${NAME}, ${NAME:-default}, ${NAME:?message} or ${NAME:+other}; write $$ for a dollar sign"
+    return TemplateError(
+        f"cannot read the variable expression `{expression}`", expression, "interpolation", hint
+    )
+
+
+def _closing(text: str, start: int) -> int:
+    """Index of the brace that closes the expression whose body begins at `start`."""
+    depth = 1
+    position = start
+    while position < len(text):
+        if text.startswith("$$", position):
+            position += 2
+            continue
+        if text.startswith("${", position):
+            depth += 1
+            position += 2
+            continue
+        if text[position] == "}":
+            depth -= 1
+            if not depth:
+                return position
+        position += 1
+    raise TemplateError(
+        "a variable expression is not closed",
+        text[start - 2 :][:40],
+        "interpolation",
+        "end it with `}`; write $$ for a dollar sign",
+    )
+
+
+def interpolate(document: Node, lookup: Lookup, reporter: Reporter, path: Path = ()) -> Node:
+    """The document with every text value filled in; what is wrong or unset is reported at its `$`."""
+    return _Walk(lookup, reporter).node(document, path)
+
+
+@dataclass(slots=True)
+class _Walk:
+    lookup: Lookup
+    reporter: Reporter
+    done: dict[int, Node] = field(default_factory=dict)  # keeps what aliases share shared
+
+    def node(self, node: Node, path: Path) -> Node:
+        if isinstance(node, Scalar):
+            if isinstance(node.value, str) and "$" in node.value:
+                return self._scalar(node, node.value, path)
+            return node
+        known = self.done.get(id(node))
+        if known is not None:
+            return known
+        result = self._collection(node, path)
+        self.done[id(node)] = result
+        return result
+
+    def _collection(self, node: Mapping | Sequence, path: Path) -> Node:
+        if isinstance(node, Sequence):
+            items = [self.node(item, (*path, i)) for i, item in enumerate(node.items)]
+            if all(a is b for a, b in zip(items, node.items, strict=True)):
+                return node
+            return Sequence(items, node.source, node.line, node.column, node.tag)
+        pairs = {key: self.node(value, (*path, key)) for key, value in node.items.items()}
+        if all(pairs[key] is value for key, value in node.items.items()):
+            return node
+        return Mapping(pairs, node.keys, node.source, node.line, node.column, node.tag)
+
+    def _scalar(self, node: Scalar, text: str, path: Path) -> Node:
+        def missing(name: str, expression: str) -> None:
+            line, column = _find(node, "$" + expression)
+            message = f"variable `{name}` is not set; it becomes an empty text"
+            width = len(expression) + (2 if expression[0] == "{" else 1)
+            self.reporter.at(
+                node.source,
+                line,
+                column,
+                "unset-variable",
+                message,
+                width=width,
+                path=path,
+                severity="warning",
+            )
+
+        try:
+            value = substitute(text, self.lookup, missing)
+        except TemplateError as error:
+            line, column = _find(node, error.expression)
+            width = len(error.expression.split("\n")[0])
+            self.reporter.at(
+                node.source, line, column, error.code, str(error), width=width, path=path, help=error.hint
+            )
+            value = text
+        return Scalar(value, node.text, node.source, node.line, node.column, node.plain, node.tag)
+
+
+def _find(node: Scalar, expression: str) -> tuple[int, int]:
+    """Line and column of an expression in the scalar as written; the scalar's own when escapes hide it."""
+    wanted = expression.split("\n", maxsplit=1)[0]
+    for number in range(node.line, node.line + node.text.count("\n") + 2):
+        start = node.column - 1 if number == node.line else 0
+        column = node.source.line(number).find(wanted, start)
+        if column >= 0:
+            return number, column + 1
+    return node.line, node.column

@@ -1,0 +1,486 @@
+"""The schema of a stack file in long form, and how its errors become diagnostics with marks.
+
+In: a merged document. Out: one pydantic model per service, network, volume, secret and config; what does not validate is
+reported and left out, so that the checks go on with the rest. Source: Compose Specification, `schema/compose-spec.json`.
+Attributes that the engine does not carry out yet are accepted here with any shape and refused by `support`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Map
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pystack.stackfile.diagnostics import did_you_mean, path_text
+from pystack.stackfile.document import Mapping, Node, Path, Reporter, Scalar, child, locate, plain
+from pystack.stackfile.types import (
+    Duration,
+    Flag,
+    LooseText,
+    LooseTexts,
+    Mode,
+    Number,
+    Size,
+    Text,
+    TextMap,
+    Texts,
+    Whole,
+    found,
+    one_of,
+)
+
+
+class Part(BaseModel):
+    """A mapping of the stack file. Unknown keys are refused, `x-` keys are kept in `extensions`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    extensions: dict[str, Any] = Field(default_factory=dict, alias="x-")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_extensions(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not any(isinstance(k, str) and k.startswith("x-") for k in value):
+            return value
+        rest = {k: v for k, v in value.items() if not k.startswith("x-")}
+        rest["x-"] = {k: v for k, v in value.items() if k.startswith("x-")}
+        return rest
+
+
+class DependsOn(Part):
+    condition: Annotated[
+        str, one_of("service_started", "service_healthy", "service_completed_successfully")
+    ] = "service_started"
+    restart: Flag | None = None
+    required: Flag = True
+
+
+class HealthcheckPart(Part):
+    disable: Flag | None = None
+    interval: Duration | None = None
+    retries: Whole | None = None
+    start_interval: Duration | None = None
+    start_period: Duration | None = None
+    test: LooseTexts | None = None
+    timeout: Duration | None = None
+
+
+class Port(Part):
+    app_protocol: Text | None = None
+    host_ip: Text | None = None
+    mode: Annotated[str, one_of("ingress", "host")] = "ingress"
+    name: Text | None = None
+    protocol: Annotated[str, one_of("tcp", "udp", "sctp")] = "tcp"
+    published: LooseText | None = None
+    target: Whole
+
+
+class BindOptions(Part):
+    create_host_path: Flag | None = None
+    propagation: (
+        Annotated[str, one_of("private", "rprivate", "shared", "rshared", "slave", "rslave")] | None
+    ) = None
+    recursive: Annotated[str, one_of("enabled", "disabled", "writable", "readonly")] | None = None
+    selinux: Annotated[str, one_of("z", "Z")] | None = None
+
+
+class VolumeOptions(Part):
+    labels: TextMap | None = None
+    nocopy: Flag | None = None
+    subpath: Text | None = None
+
+
+class TmpfsOptions(Part):
+    mode: Mode | None = None
+    size: Size | None = None
+
+
+class ImageOptions(Part):
+    subpath: Text | None = None
+
+
+class ServiceVolume(Part):
+    type: Annotated[str, one_of("bind", "volume", "tmpfs", "image", "npipe", "cluster")]
+    bind: BindOptions | None = None
+    consistency: Text | None = None
+    image: ImageOptions | None = None
+    read_only: Flag | None = None
+    source: Text | None = None
+    target: Text
+    tmpfs: TmpfsOptions | None = None
+    volume: VolumeOptions | None = None
+
+
+class JoinedNetwork(Part):
+    aliases: Texts | None = None
+    driver_opts: TextMap | None = None
+    gw_priority: Whole | None = None
+    interface_name: Text | None = None
+    ipv4_address: Text | None = None
+    ipv6_address: Text | None = None
+    link_local_ips: Texts | None = None
+    mac_address: Text | None = None
+    priority: Whole | None = None
+
+
+class Granted(Part):
+    gid: LooseText | None = None
+    mode: Mode | None = None
+    source: Text
+    target: Text | None = None
+    uid: LooseText | None = None
+
+
+class UlimitPart(Part):
+    hard: Whole
+    soft: Whole
+
+    @model_validator(mode="before")
+    @classmethod
+    def _single(cls, value: Any) -> Any:
+        return {"soft": value, "hard": value} if isinstance(value, (int, str)) else value
+
+
+class EnvFile(Part):
+    format: Annotated[str, one_of("raw")] | None = None
+    path: Text
+    required: Flag = True
+
+
+class Logging(Part):
+    driver: Text | None = None
+    options: TextMap | None = None
+
+
+class DevicePart(Part):
+    permissions: Text = "rwm"
+    source: Text
+    target: Text | None = None
+
+
+class Limits(Part):
+    cpus: Number | None = None
+    memory: Size | None = None
+    pids: Whole | None = None
+
+
+class Reservations(Part):
+    cpus: Number | None = None
+    devices: Any = None
+    generic_resources: Any = None
+    memory: Size | None = None
+
+
+class DeployResources(Part):
+    limits: Limits | None = None
+    reservations: Reservations | None = None
+
+
+class DeployRestart(Part):
+    condition: Annotated[str, one_of("none", "on-failure", "any", "always", "unless-stopped")] | None = None
+    delay: Duration | None = None
+    max_attempts: Whole | None = None
+    window: Duration | None = None
+
+
+class Deploy(Part):
+    endpoint_mode: Text | None = None
+    labels: TextMap | None = None
+    mode: Annotated[str, one_of("replicated", "global", "replicated-job", "global-job")] | None = None
+    placement: Any = None
+    replicas: Whole | None = None
+    resources: DeployResources | None = None
+    restart_policy: DeployRestart | None = None
+    rollback_config: Any = None
+    update_config: Any = None
+
+
+class ServicePart(Part):
+    """One service. Attributes typed Any are not carried out yet; see `support`."""
+
+    annotations: TextMap | None = None
+    attach: Flag | None = None
+    blkio_config: Any = None
+    build: Any = None
+    cap_add: Texts | None = None
+    cap_drop: Texts | None = None
+    cgroup: Annotated[str, one_of("host", "private")] | None = None
+    cgroup_parent: Text | None = None
+    command: LooseTexts | None = None
+    configs: tuple[Granted, ...] | None = None
+    container_name: Text | None = None
+    cpu_count: Whole | None = None
+    cpu_percent: Number | None = None
+    cpu_period: Whole | None = None
+    cpu_quota: Whole | None = None
+    cpu_rt_period: Any = None
+    cpu_rt_runtime: Any = None
+    cpu_shares: Whole | None = None
+    cpus: Number | None = None
+    cpuset: Text | None = None
+    credential_spec: Any = None
+    depends_on: dict[str, DependsOn | None] | None = None
+    deploy: Deploy | None = None
+    develop: Any = None
+    device_cgroup_rules: Texts | None = None
+    devices: tuple[DevicePart, ...] | None = None
+    dns: Texts | None = None
+    dns_opt: Texts | None = None
+    dns_search: Texts | None = None
+    domainname: Text | None = None
+    entrypoint: LooseTexts | None = None
+    env_file: tuple[EnvFile, ...] | None = None
+    environment: TextMap | None = None
+    expose: LooseTexts | None = None
+    extends: Any = None
+    external_links: Texts | None = None
+    extra_hosts: Texts | None = None
+    gpus: Any = None
+    group_add: LooseTexts | None = None
+    healthcheck: HealthcheckPart | None = None
+    hostname: Text | None = None
+    image: Text | None = None
+    init: Flag | None = None
+    ipc: Text | None = None
+    isolation: Text | None = None
+    label_file: Texts | None = None
+    labels: TextMap | None = None
+    links: Texts | None = None
+    logging: Logging | None = None
+    mac_address: Text | None = None
+    mem_limit: Size | None = None
+    mem_reservation: Size | None = None
+    mem_swappiness: Whole | None = None
+    memswap_limit: Size | None = None
+    models: Any = None
+    network_mode: Text | None = None
+    networks: dict[str, JoinedNetwork | None] | None = None
+    oom_kill_disable: Flag | None = None
+    oom_score_adj: Whole | None = None
+    pid: Text | None = None
+    pids_limit: Whole | None = None
+    platform: Text | None = None
+    ports: tuple[Port, ...] | None = None
+    post_start: Any = None
+    pre_start: Any = None
+    pre_stop: Any = None
+    privileged: Flag | None = None
+    profiles: Texts | None = None
+    provider: Any = None
+    pull_policy: Text | None = None
+    pull_refresh_after: Text | None = None
+    read_only: Flag | None = None
+    restart: Text | None = None
+    runtime: Text | None = None
+    scale: Whole | None = None
+    secrets: tuple[Granted, ...] | None = None
+    security_opt: Texts | None = None
+    shm_size: Size | None = None
+    stdin_open: Flag | None = None
+    stop_grace_period: Duration | None = None
+    stop_signal: Text | None = None
+    storage_opt: Any = None
+    sysctls: TextMap | None = None
+    tmpfs: Texts | None = None
+    tty: Flag | None = None
+    ulimits: dict[str, UlimitPart] | None = None
+    use_api_socket: Flag | None = None
+    user: LooseText | None = None
+    userns_mode: Text | None = None
+    uts: Text | None = None
+    volumes: tuple[ServiceVolume, ...] | None = None
+    volumes_from: Texts | None = None
+    working_dir: Text | None = None
+
+
+class IpamPoolPart(Part):
+    aux_addresses: TextMap | None = None
+    gateway: Text | None = None
+    ip_range: Text | None = None
+    subnet: Text | None = None
+
+
+class Ipam(Part):
+    config: tuple[IpamPoolPart, ...] | None = None
+    driver: Text | None = None
+    options: TextMap | None = None
+
+
+class NetworkPart(Part):
+    attachable: Flag | None = None
+    driver: Text | None = None
+    driver_opts: TextMap | None = None
+    enable_ipv4: Flag | None = None
+    enable_ipv6: Flag | None = None
+    external: Flag | None = None
+    internal: Flag | None = None
+    ipam: Ipam | None = None
+    labels: TextMap | None = None
+    name: Text | None = None
+
+
+class VolumePart(Part):
+    driver: Text | None = None
+    driver_opts: TextMap | None = None
+    external: Flag | None = None
+    labels: TextMap | None = None
+    name: Text | None = None
+
+
+class ContentPart(Part):
+    """A secret or a config."""
+
+    content: Text | None = None
+    driver: Text | None = None
+    driver_opts: TextMap | None = None
+    environment: Text | None = None
+    external: Flag | None = None
+    file: Text | None = None
+    labels: TextMap | None = None
+    name: Text | None = None
+    template_driver: Text | None = None
+
+
+P = TypeVar("P", bound=Part)
+
+_TOP = ("version", "name", "include", "services", "networks", "volumes", "secrets", "configs", "models")
+
+
+class Parts:
+    """The validated parts of a document, by key."""
+
+    __slots__ = ("configs", "networks", "secrets", "services", "volumes")
+
+    def __init__(self) -> None:
+        self.services: dict[str, ServicePart] = {}
+        self.networks: dict[str, NetworkPart] = {}
+        self.volumes: dict[str, VolumePart] = {}
+        self.secrets: dict[str, ContentPart] = {}
+        self.configs: dict[str, ContentPart] = {}
+
+
+def validate(document: Node, reporter: Reporter) -> Parts:
+    """The parts of a merged document; every error is reported at its mark."""
+    parts = Parts()
+    if not isinstance(document, Mapping):
+        reporter.error(document, "wrong-type", "a stack file must be a mapping with `services`")
+        return parts
+    for key in document.items:
+        if key not in _TOP and not key.startswith("x-"):
+            hint = did_you_mean(key, _TOP) or "top-level keys are " + ", ".join(_TOP)
+            reporter.error(
+                document.keys[key],
+                "unknown-key",
+                f"unknown key `{key}` at the top level",
+                path=(key,),
+                help=hint,
+            )
+    parts.services = _section(document, "services", ServicePart, reporter)
+    parts.networks = _section(document, "networks", NetworkPart, reporter)
+    parts.volumes = _section(document, "volumes", VolumePart, reporter)
+    parts.secrets = _section(document, "secrets", ContentPart, reporter)
+    parts.configs = _section(document, "configs", ContentPart, reporter)
+    return parts
+
+
+def _section(document: Mapping, name: str, model: type[P], reporter: Reporter) -> dict[str, P]:
+    node = document.items.get(name)
+    if node is None or (isinstance(node, Scalar) and node.value is None):
+        return {}
+    if not isinstance(node, Mapping):
+        reporter.error(
+            node, "wrong-type", f"{name} must be a mapping, not {found(plain(node))}", path=(name,)
+        )
+        return {}
+    out: dict[str, P] = {}
+    for key, value in node.items.items():
+        if key.startswith("x-"):
+            continue
+        data = plain(value)
+        if data is None and model is ServicePart:
+            reporter.error(
+                node.keys[key],
+                "empty-service",
+                f"service `{key}` says nothing",
+                path=(name, key),
+                help="give it an `image`",
+            )
+            continue
+        try:
+            out[key] = model.model_validate({} if data is None else data)
+        except ValidationError as error:
+            _report(error, model, document, (name, key), reporter)
+    return out
+
+
+def _report(
+    error: ValidationError, model: type[Part], document: Node, prefix: Path, reporter: Reporter
+) -> None:
+    for item in error.errors(include_url=False):
+        path = (*prefix, *item["loc"])
+        where = path_text(path)
+        kind, context = item["type"], item.get("ctx") or {}
+        value = _value_at(document, path)
+        if kind == "extra_forbidden":
+            key = str(path[-1])
+            known = [k for k in _model_at(model, item["loc"][:-1]).model_fields if k != "extensions"]
+            hint = did_you_mean(key, known) or _listed(known)
+            message = f"unknown key `{key}` in {path_text(path[:-1])}"
+            reporter.error(locate(document, path, key=True), "unknown-key", message, path=path, help=hint)
+            continue
+        node = locate(document, path)
+        if kind == "missing":
+            message = f"{path_text(path[:-1])} needs `{path[-1]}`"
+            reporter.error(node, "missing-key", message, path=path)
+        elif kind == "wrong-type":
+            reporter.error(node, kind, f"{where} {item['msg']}", path=path, help=str(context.get("hint", "")))
+        else:
+            expected = _EXPECTED.get(kind, "something else")
+            reporter.error(node, "wrong-type", f"{where} must be {expected}, not {found(value)}", path=path)
+
+
+_EXPECTED = {
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "string_type": "text",
+}
+
+
+def _value_at(document: Node, path: Path) -> Any:
+    return plain(locate(document, path))
+
+
+def _listed(known: list[str]) -> str:
+    return "known keys: " + ", ".join(known) if len(known) <= 12 else ""
+
+
+def _model_at(model: type[Part], path: tuple[str | int, ...]) -> type[Part]:
+    """The model that validates what lies at a path of pydantic's `loc`."""
+    for part in path:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        if field is not None:
+            model = _part_in(field.annotation) or model
+    return model
+
+
+def _part_in(annotation: Any) -> type[Part] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if (part := _part_in(argument)) is not None:
+            return part
+    return None
+
+
+def extensions(document: Node) -> Map[str, Any]:
+    """The `x-` keys of the top level."""
+    if not isinstance(document, Mapping):
+        return {}
+    return {
+        key: plain(child(document, key) or value)
+        for key, value in document.items.items()
+        if key.startswith("x-")
+    }

@@ -1,0 +1,379 @@
+"""Short forms -> long forms, so that every later step sees one form of each attribute.
+
+In: one document after interpolation. Out: the same document where lists of `K=V` are mappings, `ports`, `volumes`,
+`secrets`, `configs`, `devices` and `env_file` are lists of mappings, `depends_on` and `networks` are mappings, and
+`command` is a list. What has a wrong shape is passed on as it is: `schema` says what was expected.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from collections.abc import Mapping as Map
+
+from pystack.stackfile.document import (
+    Mapping,
+    Node,
+    Path,
+    Reporter,
+    Scalar,
+    Sequence,
+    mapping_at,
+    scalar_at,
+    sequence_at,
+    text_of,
+    with_items,
+)
+from pystack.stackfile.portsyntax import PortSyntaxError, parse_ports
+from pystack.stackfile.volumesyntax import VolumeSyntaxError, parse_volume
+
+Convert = Callable[[Node, Path, Reporter], Node]
+
+
+def canonical(document: Node, reporter: Reporter) -> Node:
+    """The document with every short form expanded. Syntax errors in short forms are reported."""
+    return _convert(document, (), reporter, _TOP)
+
+
+def _convert(node: Node, path: Path, reporter: Reporter, table: Map[str, Convert]) -> Node:
+    """The mapping with each attribute that the table names converted."""
+    if not isinstance(node, Mapping):
+        return node
+    changed: dict[str, Node] = {}
+    for key, value in node.items.items():
+        if (convert := table.get(key)) and (after := convert(value, (*path, key), reporter)) is not value:
+            changed[key] = after
+    if not changed:
+        return node
+    return Mapping({**node.items, **changed}, node.keys, node.source, node.line, node.column, node.tag)
+
+
+def _below(table: Map[str, Convert]) -> Convert:
+    return lambda node, path, reporter: _convert(node, path, reporter, table)
+
+
+def _each(convert: Convert) -> Convert:
+    """Applies a conversion to every value of a mapping."""
+
+    def every(node: Node, path: Path, reporter: Reporter) -> Node:
+        if not isinstance(node, Mapping):
+            return node
+        items = {key: convert(value, (*path, key), reporter) for key, value in node.items.items()}
+        if all(items[key] is value for key, value in node.items.items()):
+            return node
+        return Mapping(items, node.keys, node.source, node.line, node.column, node.tag)
+
+    return every
+
+
+def _list_or_map(node: Node, path: Path, reporter: Reporter) -> Node:
+    """["K=V", "K"] -> {K: V, K: null}; a later entry replaces an earlier one."""
+    if not isinstance(node, Sequence):
+        return node
+    items: dict[str, Node] = {}
+    keys: dict[str, Scalar] = {}
+    for index, item in enumerate(node.items):
+        if not isinstance(item, Scalar) or item.value is None:
+            reporter.error(
+                item, "wrong-type", f"{path[-1]} takes KEY=value texts in a list", path=(*path, index)
+            )
+            continue
+        name, equals, value = text_of(item.value).partition("=")
+        items[name] = Scalar(
+            value if equals else None, item.text, item.source, item.line, item.column, item.plain
+        )
+        keys[name] = Scalar(name, name, item.source, item.line, item.column)
+    return Mapping(items, keys, node.source, node.line, node.column, node.tag)
+
+
+def _listed(node: Node, _path: Path, _reporter: Reporter) -> Node:
+    """One value -> a list of it."""
+    if isinstance(node, Scalar) and node.value is not None:
+        bare = Scalar(node.value, node.text, node.source, node.line, node.column, node.plain)
+        return sequence_at([bare], node)
+    return node
+
+
+def _command(node: Node, path: Path, reporter: Reporter) -> Node:
+    """A command line -> its words, split as a shell does (no variables, no globs)."""
+    if not isinstance(node, Scalar) or not isinstance(node.value, str):
+        return node
+    try:
+        words = shlex.split(node.value)
+    except ValueError as error:
+        reporter.error(node, "bad-command", f"cannot split {path[-1]} into words: {error}", path=path)
+        return node
+    return sequence_at([scalar_at(word, node) for word in words], node)
+
+
+def _test(node: Node, _path: Path, _reporter: Reporter) -> Node:
+    if isinstance(node, Scalar) and isinstance(node.value, str):
+        return sequence_at([scalar_at("CMD-SHELL", node), scalar_at(node.value, node)], node)
+    return node
+
+
+def _depends_on(node: Node, path: Path, reporter: Reporter) -> Node:
+    return _names(node, path, reporter, lambda item: mapping_at({}, item))
+
+
+def _networks(node: Node, path: Path, reporter: Reporter) -> Node:
+    return _names(node, path, reporter, lambda item: scalar_at(None, item))
+
+
+def _names(node: Node, path: Path, reporter: Reporter, value: Callable[[Node], Node]) -> Node:
+    """A list of names -> a mapping from each name to `value`."""
+    if not isinstance(node, Sequence):
+        return node
+    items: dict[str, Node] = {}
+    keys: dict[str, Scalar] = {}
+    for index, item in enumerate(node.items):
+        if not isinstance(item, Scalar) or not isinstance(item.value, str):
+            reporter.error(item, "wrong-type", f"{path[-1]} takes a list of names", path=(*path, index))
+            continue
+        items[item.value] = value(item)
+        keys[item.value] = item
+    return Mapping(items, keys, node.source, node.line, node.column, node.tag)
+
+
+def _ports(node: Node, path: Path, reporter: Reporter) -> Node:
+    if not isinstance(node, Sequence):
+        return node
+    out: list[Node] = []
+    for index, item in enumerate(node.items):
+        if isinstance(item, Mapping):
+            filled = {"mode": scalar_at("ingress", item), "protocol": scalar_at("tcp", item), **item.items}
+            out.append(with_items(item, filled))
+            continue
+        if not isinstance(item, Scalar) or isinstance(item.value, bool) or item.value is None:
+            out.append(item)
+            continue
+        hint = ""
+        if isinstance(item.value, int) and item.text != str(item.value):
+            hint = f'YAML reads {item.text} as {item.value}; put it in quotes: "{item.text}"'
+        try:
+            parsed = parse_ports(text_of(item.value))
+        except PortSyntaxError as error:
+            reporter.error(item, "bad-port", str(error), path=(*path, index), help=hint or error.hint)
+            continue
+        out += [mapping_at({k: scalar_at(v, item) for k, v in port.items()}, item) for port in parsed]
+    return sequence_at(out, node)
+
+
+def _volumes(node: Node, path: Path, reporter: Reporter) -> Node:
+    if not isinstance(node, Sequence):
+        return node
+    out: list[Node] = []
+    for index, item in enumerate(node.items):
+        if not isinstance(item, Scalar) or not isinstance(item.value, str):
+            out.append(_volume_defaults(item))
+            continue
+        try:
+            volume, unknown = parse_volume(item.value)
+        except VolumeSyntaxError as error:
+            reporter.error(item, "bad-volume", str(error), path=(*path, index), help=error.hint)
+            continue
+        for option in unknown:
+            reporter.warn(
+                item,
+                "volume-option",
+                f"volume option `{option}` is not known and ignored",
+                path=(*path, index),
+            )
+        out.append(_nested(volume, item))
+    return sequence_at(out, node)
+
+
+def _volume_defaults(node: Node) -> Node:
+    """Long syntax: a missing block for the mount's own type is an empty one; tmpfs.mode stays as written."""
+    if not isinstance(node, Mapping):
+        return node
+    kind = node.items.get("type")
+    name = kind.value if isinstance(kind, Scalar) else None
+    if name == "volume" and "volume" not in node.items:
+        return with_items(node, {**node.items, "volume": mapping_at({}, node)})
+    if name == "bind" and "bind" not in node.items:
+        block = mapping_at({"create_host_path": scalar_at(True, node)}, node)
+        return with_items(node, {**node.items, "bind": block})
+    return node
+
+
+def _nested(value: Map[str, object], near: Node) -> Node:
+    items: dict[str, Node] = {}
+    for key, part in value.items():
+        if isinstance(part, dict):
+            items[key] = _nested(part, near)
+        else:
+            assert part is None or isinstance(part, (str, bool, int))
+            items[key] = scalar_at(part, near)
+    return mapping_at(items, near)
+
+
+def _items_from_text(key: str) -> Convert:
+    """A list whose items may be a bare text -> a list of mappings with the text at `key`."""
+
+    def convert(node: Node, path: Path, reporter: Reporter) -> Node:
+        listed = _listed(node, path, reporter)
+        if not isinstance(listed, Sequence):
+            return listed
+        out: list[Node] = []
+        for item in listed.items:
+            if isinstance(item, Scalar) and isinstance(item.value, str):
+                out.append(mapping_at({key: scalar_at(item.value, item)}, item))
+            else:
+                out.append(item)
+        return sequence_at(out, listed)
+
+    return convert
+
+
+def _devices(node: Node, path: Path, reporter: Reporter) -> Node:
+    if not isinstance(node, Sequence):
+        return node
+    out: list[Node] = []
+    for index, item in enumerate(node.items):
+        if not isinstance(item, Scalar) or not isinstance(item.value, str):
+            out.append(item)
+            continue
+        parts = [item.value] if "=" in item.value else item.value.split(":")
+        if not 1 <= len(parts) <= 3 or not all(parts):
+            message = f"cannot read device `{item.value}`"
+            reporter.error(
+                item,
+                "bad-device",
+                message,
+                path=(*path, index),
+                help="write /dev/host[:/dev/container[:rwm]]",
+            )
+            continue
+        source, target, permissions = (*parts, *([parts[0], "rwm"] if len(parts) == 1 else ["rwm"]))[:3]
+        device = {"source": source, "target": target, "permissions": permissions}
+        out.append(mapping_at({k: scalar_at(v, item) for k, v in device.items()}, item))
+    return sequence_at(out, node)
+
+
+def _extra_hosts(node: Node, path: Path, reporter: Reporter) -> Node:
+    """{host: ip | [ip]} or ["host:ip"] -> ["host=ip"]."""
+    out: list[Node] = []
+    if isinstance(node, Mapping):
+        for host, value in node.items.items():
+            for item in value.items if isinstance(value, Sequence) else [value]:
+                if isinstance(item, Scalar):
+                    out.append(scalar_at(f"{host}={_unbracketed(text_of(item.value))}", item))
+        return sequence_at(out, node)
+    if not isinstance(node, Sequence):
+        return node
+    for index, item in enumerate(node.items):
+        text = item.value if isinstance(item, Scalar) and isinstance(item.value, str) else ""
+        host, separator, address = text.partition("=" if "=" in text else ":")
+        if not separator or not host or not address:
+            message = f"cannot read `{text}` as a host and an address"
+            reporter.error(item, "bad-host", message, path=(*path, index), help='write "name=192.0.2.1"')
+            continue
+        out.append(scalar_at(f"{host}={_unbracketed(address)}", item))
+    return sequence_at(out, node)
+
+
+def _unbracketed(address: str) -> str:
+    return address[1:-1] if re.match(r"\[.*\]\Z", address) else address
+
+
+def _external(node: Node, _path: Path, _reporter: Reporter) -> Node:
+    """The old `external: {name: x}` -> `external: true` with `name: x`."""
+    if not isinstance(node, Mapping):
+        return node
+    external = node.items.get("external")
+    if isinstance(external, Mapping):
+        items = {**node.items, "external": scalar_at(True, external)}
+        if name := external.items.get("name"):
+            items["name"] = name
+        return with_items(node, items)
+    return node
+
+
+def _resource(table: Map[str, Convert]) -> Convert:
+    def convert(node: Node, path: Path, reporter: Reporter) -> Node:
+        return _convert(_external(node, path, reporter), path, reporter, table)
+
+    return _each(convert)
+
+
+def _text_to(key: str, table: Map[str, Convert]) -> Convert:
+    """A bare text -> a mapping with the text at `key`; then the mapping's own attributes."""
+
+    def convert(node: Node, path: Path, reporter: Reporter) -> Node:
+        if isinstance(node, Scalar) and isinstance(node.value, str):
+            node = mapping_at({key: scalar_at(node.value, node)}, node)
+        return _convert(node, path, reporter, table)
+
+    return convert
+
+
+_HOOKS: Convert = lambda node, path, reporter: (  # noqa: E731 - one entry of the tables below
+    sequence_at(
+        [
+            _convert(i, (*path, n), reporter, {"command": _command, "environment": _list_or_map})
+            for n, i in enumerate(node.items)
+        ],
+        node,
+    )
+    if isinstance(node, Sequence)
+    else node
+)
+
+_BUILD: dict[str, Convert] = {
+    "args": _list_or_map,
+    "labels": _list_or_map,
+    "additional_contexts": _list_or_map,
+    "extra_hosts": _extra_hosts,
+    "secrets": _items_from_text("source"),
+    "ssh": _listed,
+}
+
+_SERVICE: dict[str, Convert] = {
+    "annotations": _list_or_map,
+    "build": _text_to("context", _BUILD),
+    "command": _command,
+    "configs": _items_from_text("source"),
+    "depends_on": _depends_on,
+    "deploy": _below({"labels": _list_or_map}),
+    "devices": _devices,
+    "dns": _listed,
+    "dns_opt": _listed,
+    "dns_search": _listed,
+    "entrypoint": _command,
+    "env_file": _items_from_text("path"),
+    "environment": _list_or_map,
+    "extends": _text_to("service", {}),
+    "extra_hosts": _extra_hosts,
+    "healthcheck": _below({"test": _test}),
+    "label_file": _listed,
+    "labels": _list_or_map,
+    "models": _networks,
+    "networks": _networks,
+    "ports": _ports,
+    "post_start": _HOOKS,
+    "pre_start": _HOOKS,
+    "pre_stop": _HOOKS,
+    "secrets": _items_from_text("source"),
+    "sysctls": _list_or_map,
+    "tmpfs": _listed,
+    "volumes": _volumes,
+}
+
+_TOP: dict[str, Convert] = {
+    "services": _each(_below(_SERVICE)),
+    "networks": _resource({"labels": _list_or_map}),
+    "volumes": _resource({"labels": _list_or_map}),
+    "secrets": _resource({"labels": _list_or_map}),
+    "configs": _resource({"labels": _list_or_map}),
+    "include": lambda node, path, reporter: _include(node, path, reporter),
+}
+
+
+def _include(node: Node, path: Path, reporter: Reporter) -> Node:
+    """`include: [file, {path: file | [file], env_file: …}]` -> mappings with lists."""
+    if not isinstance(node, Sequence):
+        return node
+    convert = _text_to("path", {"path": _listed, "env_file": _listed})
+    return sequence_at([convert(item, (*path, n), reporter) for n, item in enumerate(node.items)], node)

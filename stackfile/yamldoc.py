@@ -1,0 +1,349 @@
+"""YAML text -> documents with marks.
+
+In: a `Source`. Out: one node per YAML document in it. libyaml parses (ruamel's C extension; ruamel's own parser where
+that is missing) and only its events are used: nothing is ever constructed from a tag. Scalars are resolved as compose-go
+sees them: YAML 1.2 booleans, 0o17 and 0x1F, `017` octal, and a bare date refused.
+
+Caps, checked while the document is built and before anything walks it: 10 MB of text, 100 levels, 1,000,000 nodes with
+aliases expanded. Aliases share their node, so a "billion laughs" file costs what its text costs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pystack.stackfile.diagnostics import Findings
+from pystack.stackfile.document import Mapping, Node, Reporter, Scalar, Sequence, Source, Value
+
+MAX_TEXT = 10_000_000
+MAX_DEPTH = 100
+MAX_NODES = 1_000_000
+_MAX_RETRY = 256 * 1024  # characters that ruamel's slow parser is given
+
+_NULLS = {"", "~", "null", "Null", "NULL"}
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_FLOATS = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
+_INT = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+|0[0-7]*|[1-9][0-9]*)\Z")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt ][ \t]*[0-9:.]+ *(?:Z|[-+][0-9:]+)?)?\Z")
+_YAML_TAG = "tag:yaml.org,2002:"
+_KEPT_TAGS = {"!reset", "!override"}
+
+
+class _Stop(Exception):  # noqa: N818 - ends the parse of this file; the finding is already reported
+    pass
+
+
+def parse(source: Source, reporter: Reporter) -> list[Node]:
+    """The documents of a file; [] after reporting what is wrong with it. An empty file has no document."""
+    if len(source.text) > MAX_TEXT:
+        reporter.at(source, 0, 0, "too-large", f"cannot read more than {MAX_TEXT // 1_000_000} MB of YAML")
+        return []
+    text = source.text.removeprefix("\ufeff")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        reporter.at(source, line, 1, "yaml", "cannot parse the YAML: it contains a NUL character")
+        return []
+    try:
+        return _build(_c_events(text), source, reporter)
+    except _SyntaxError as wrong:
+        error = wrong.error
+    # ruamel's extension bundles libyaml 0.2.1, which refuses some of YAML 1.2 (`[data:/x]`): ask the other parser, too.
+    if len(text) <= _MAX_RETRY:
+        try:
+            return _build(_pure_events(text), source, reporter)
+        except _SyntaxError:
+            pass  # both refuse it: the first error is reported
+    _report_syntax(error, source, reporter)
+    return []
+
+
+class _SyntaxError(Exception):
+    def __init__(self, error: Any) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _build(events: Iterator[Any], source: Source, reporter: Reporter) -> list[Node]:
+    """Builds the documents; findings that are not about syntax are reported only when the syntax is right."""
+    builder = _Builder(source, Reporter())
+    try:
+        documents = builder.documents(events)
+    except _Stop:
+        documents = []
+    except Exception as error:
+        if not hasattr(error, "problem"):
+            raise
+        raise _SyntaxError(error) from error
+    for finding in builder.reporter.findings.items:
+        reporter.findings.add(finding)
+    return documents
+
+
+def _pure_events(text: str) -> Iterator[Any]:
+    from ruamel.yaml import YAML
+
+    yield from YAML(typ="safe", pure=True).parse(text)
+
+
+def _c_events(text: str) -> Iterator[Any]:
+    """Parser events of libyaml, or of ruamel's pure parser when its C extension is not there."""
+    try:
+        from _ruamel_yaml import CParser
+    except ImportError:
+        yield from _pure_events(text)
+        return
+    parser = CParser(text)
+    try:
+        while (event := parser.get_event()) is not None:
+            yield event
+    finally:
+        parser.dispose()
+
+
+def _report_syntax(error: Any, source: Source, reporter: Reporter) -> None:
+    mark = error.problem_mark or getattr(error, "context_mark", None)
+    line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+    text = source.line(line)
+    if not text.strip() and line > 1:  # libyaml blames the line after the one that is wrong
+        line -= 1
+        text = source.line(line)
+        column = len(text) + 1
+    hint = ""
+    if "\t" in text[: max(column, 1)]:
+        hint = "YAML indents with spaces, not with tabs"
+    elif "mapping values are not allowed" in str(error.problem):
+        hint = "put the value in quotes, or check the indentation"
+    problem = str(error.problem or "is not valid YAML")
+    reporter.at(source, line, column, "yaml", f"cannot parse the YAML: {problem}", help=hint)
+
+
+def resolve(text: str) -> Value:
+    """What a plain scalar means. ValueError for a timestamp."""
+    if text in _NULLS:
+        return None
+    if text in _BOOLS:
+        return _BOOLS[text]
+    if text[0] not in "0123456789+-.":
+        return text
+    digits = text.replace("_", "")
+    if _INT.match(digits):
+        return _integer(digits)
+    if _FLOAT.match(digits):
+        return float(digits)
+    if text.lower() in _FLOATS:
+        return float(_FLOATS[text.lower()])
+    if _DATE.match(text):
+        raise ValueError(text)
+    return text
+
+
+def _integer(digits: str) -> int | float:
+    sign = -1 if digits[0] == "-" else 1
+    body = digits.lstrip("+-")
+    if len(body) > 1 and body[0] == "0" and body[1].isdigit():
+        number = int(body, 8)
+    else:
+        number = int(body, 0)
+    return sign * number if number < 2**64 else float(sign * number)
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A collection that is being read."""
+
+    node: Mapping | Sequence
+    anchor: str | None
+    size: int = 1
+    height: int = 1
+    key: Scalar | None = None
+    merges: list[Node] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Builder:
+    source: Source
+    reporter: Reporter
+    anchors: dict[str, Node | None] = field(default_factory=dict)
+    weights: dict[str, tuple[int, int]] = field(default_factory=dict)  # anchor -> expanded size, height
+    stack: list[_Frame] = field(default_factory=list)
+    done: list[Node] = field(default_factory=list)
+
+    def documents(self, events: Iterator[Any]) -> list[Node]:
+        handlers = {
+            "ScalarEvent": self._scalar,
+            "MappingStartEvent": self._start,
+            "SequenceStartEvent": self._start,
+            "MappingEndEvent": self._end,
+            "SequenceEndEvent": self._end,
+            "AliasEvent": self._alias,
+            "DocumentStartEvent": self._document,
+        }
+        for event in events:
+            handler = handlers.get(type(event).__name__)
+            if handler:
+                handler(event)
+        return [d for d in self.done if not (isinstance(d, Scalar) and d.value is None)]
+
+    def _document(self, _event: Any) -> None:
+        self.anchors.clear()
+
+    def _fail(self, event: Any, code: str, message: str, hint: str = "") -> None:
+        mark = event.start_mark
+        self.reporter.at(self.source, mark.line + 1, mark.column + 1, code, message, help=hint)
+
+    def _tag(self, event: Any) -> str:
+        """The tag that the node keeps: !reset, !override, or a core type for a scalar; any other is refused."""
+        tag = event.tag
+        tag = str(getattr(tag, "trval", tag) or "") if tag is not None else ""
+        if not tag or tag == "!" or tag in _KEPT_TAGS:
+            return "" if tag == "!" else tag
+        short = tag.removeprefix(_YAML_TAG)
+        if tag.startswith(_YAML_TAG) and short in ("str", "int", "float", "bool", "null", "map", "seq"):
+            return short
+        shown = f"!!{short}" if tag.startswith(_YAML_TAG) else tag
+        self._fail(
+            event, "unknown-tag", f"unknown tag `{shown}`", "a stack file may use !reset and !override"
+        )
+        raise _Stop
+
+    def _scalar(self, event: Any) -> None:
+        mark = event.start_mark
+        text = event.value
+        tag = self._tag(event) if event.tag is not None else ""
+        is_plain = event.style is None or event.style == ""
+        value: Value = text
+        if (is_plain and tag != "str") or tag in ("int", "float", "bool", "null"):
+            try:
+                value = resolve(text)
+            except ValueError:
+                self._fail(
+                    event, "timestamp", f"`{text}` is a date in YAML, not text", f'put it in quotes: "{text}"'
+                )
+        kept = tag if tag in _KEPT_TAGS else ""
+        node = Scalar(value, text, self.source, mark.line + 1, mark.column + 1, is_plain, kept)
+        if event.anchor:
+            self.anchors[event.anchor] = node
+            self.weights[event.anchor] = (1, 0)
+        self._add(node, 1, 0)
+
+    def _start(self, event: Any) -> None:
+        if len(self.stack) >= MAX_DEPTH:
+            self._fail(event, "too-deep", f"cannot read YAML nested deeper than {MAX_DEPTH} levels")
+            raise _Stop
+        mark = event.start_mark
+        tag = self._tag(event) if event.tag is not None else ""
+        tag = tag if tag in _KEPT_TAGS else ""
+        node: Mapping | Sequence
+        if type(event).__name__ == "MappingStartEvent":
+            node = Mapping({}, {}, self.source, mark.line + 1, mark.column + 1, tag)
+        else:
+            node = Sequence([], self.source, mark.line + 1, mark.column + 1, tag)
+        if event.anchor:
+            self.anchors[event.anchor] = None  # not complete: an alias to it now would contain itself
+        self.stack.append(_Frame(node, event.anchor))
+
+    def _end(self, event: Any) -> None:
+        frame = self.stack.pop()
+        node = frame.node
+        if isinstance(node, Mapping) and frame.merges:
+            _apply_merges(node, frame.merges)
+        if frame.anchor:
+            self.anchors[frame.anchor] = node
+            self.weights[frame.anchor] = (frame.size, frame.height)
+        self._add(node, frame.size, frame.height)
+
+    def _alias(self, event: Any) -> None:
+        name = event.anchor
+        if name not in self.anchors:
+            self._fail(event, "undefined-alias", f"alias `*{name}` has no anchor `&{name}` before it")
+            raise _Stop
+        node = self.anchors[name]
+        if node is None:
+            self._fail(event, "recursive-alias", f"alias `*{name}` stands inside its own anchor `&{name}`")
+            raise _Stop
+        size, height = self.weights.get(name, (1, 0))
+        if len(self.stack) + height > MAX_DEPTH:
+            self._fail(event, "too-deep", f"cannot read YAML nested deeper than {MAX_DEPTH} levels")
+            raise _Stop
+        self._add(node, size, height, event)
+
+    def _add(self, node: Node, size: int, height: int, event: Any = None) -> None:
+        """Puts a finished node where it belongs: into the open collection, as its key or its value."""
+        if not self.stack:
+            self.done.append(node)
+            return
+        frame = self.stack[-1]
+        frame.size += size
+        frame.height = max(frame.height, height + 1)
+        if frame.size > MAX_NODES:
+            place = event.start_mark if event else None
+            line, column = (place.line + 1, place.column + 1) if place else (node.line, node.column)
+            message = f"cannot expand the aliases of this file: more than {MAX_NODES:,} nodes"
+            self.reporter.at(self.source, line, column, "too-many-nodes", message)
+            raise _Stop
+        target = frame.node
+        if isinstance(target, Sequence):
+            target.items.append(node)
+        elif frame.key is None:
+            frame.key = self._key(node)
+        else:
+            self._entry(frame, target, frame.key, node)
+            frame.key = None
+
+    def _key(self, node: Node) -> Scalar:
+        if not isinstance(node, Scalar):
+            self.reporter.error(node, "bad-key", "a key must be text, not a list or a mapping")
+            raise _Stop
+        if not isinstance(node.value, str):
+            help_ = f'put it in quotes: "{node.text}":'
+            self.reporter.error(node, "bad-key", f"key `{node.text}` must be text", help=help_)
+            return Scalar(node.text, node.text, node.source, node.line, node.column)
+        return node
+
+    def _entry(self, frame: _Frame, target: Mapping, key: Scalar, value: Node) -> None:
+        name = str(key.value)
+        if name == "<<" and key.plain:
+            frame.merges += self._merge_sources(value)
+            return
+        if name in target.items:
+            first = target.keys[name].line
+            self.reporter.error(
+                key,
+                "duplicate-key",
+                f"key `{name}` is given twice in one mapping",
+                help=f"first given in line {first}",
+            )
+            return
+        target.items[name] = value
+        target.keys[name] = key
+
+    def _merge_sources(self, value: Node) -> list[Node]:
+        sources = value.items if isinstance(value, Sequence) else [value]
+        if all(isinstance(s, Mapping) for s in sources):
+            return list(sources)
+        self.reporter.error(
+            value, "bad-merge", "`<<` takes a mapping or a list of mappings", help="write `<<: *anchor`"
+        )
+        return []
+
+
+def _apply_merges(node: Mapping, sources: list[Node]) -> None:
+    """YAML merge keys: the mapping's own keys win, then the first source that has the key."""
+    for source in sources:
+        assert isinstance(source, Mapping)
+        for key, value in source.items.items():
+            if key not in node.items:
+                node.items[key] = value
+                node.keys[key] = source.keys[key]
+
+
+def parse_text(text: str, *, path: str = "-") -> list[Node]:
+    """The documents of a text; StackFileError when it is not YAML. For tests and tools."""
+    reporter = Reporter(Findings())
+    documents = parse(Source(path, path, text, "/"), reporter)
+    reporter.findings.raise_errors()
+    return documents
