@@ -119,7 +119,9 @@ class Bundle(TypedDict):
     namespaces: Namespaces
     hostname: str  # "" = leave (uts "host")
     domainname: str
-    cgroups: list[str]  # directories: v1 ones, the child writes 0 to `tasks`; the v2 one, CLONE_INTO_CGROUP or cgroup.procs
+    cgroups: list[
+        str
+    ]  # directories: v1 ones, the child writes 0 to `tasks`; the v2 one, CLONE_INTO_CGROUP or cgroup.procs
     rootfs: RootFilesystem
     mounts: list[MountEntry]
     devices: list[DeviceNode]

@@ -1,0 +1,314 @@
+"""A container's process between clone and execve: a bundle or a process in, a running program (or a report) out.
+
+Set-up is a list of `Step`s; an error names the step. The line to the shim (`sync`, a SEQPACKET socket) carries
+
+    child → shim   {"pty": true} + master fd · {"ready": true, "warnings": […]} just before execve · {"error", "exit_code"}
+    shim → child   {"go": true}, when the network is wired; the end of the stream means: give up
+
+and ends by close-on-exec, which tells the shim that the program runs. Standard library only; nothing is imported here
+after the namespaces are entered.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import stat
+import termios
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from pystack.engine.runtime import confine, wire
+from pystack.engine.runtime.init import run_init
+from pystack.engine.runtime.rootfs import RootBuilder, is_v2, open_null_at, open_slave
+from pystack.engine.runtime.users import Identity, UserError
+from pystack.kernel import mounts
+from pystack.kernel import syscalls as sc
+from pystack.kernel.failpoints import failpoint
+from pystack.kernel.process import write_self
+
+if TYPE_CHECKING:
+    from pystack.engine.runtime.bundle import Bundle, Process
+
+JOIN_FLAGS = sc.CLONE_NEWNS | sc.CLONE_NEWNET | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS | sc.CLONE_NEWCGROUP
+
+
+class Step:
+    """One operation of the set-up: what it is for, and how to do it."""
+
+    __slots__ = ("_execute", "_purpose")
+
+    def __init__(self, purpose: str, execute: Callable[[], None]) -> None:
+        self._purpose = purpose
+        self._execute = execute
+
+    def describe(self) -> str:
+        return self._purpose
+
+    def execute(self) -> None:
+        self._execute()
+
+
+class Streams:
+    """The fds of a process' stdin, stdout and stderr; -1 where /dev/null of the container or the terminal stands in."""
+
+    __slots__ = ("stderr", "stdin", "stdout")
+
+    def __init__(self, stdin: int = -1, stdout: int = -1, stderr: int = -1) -> None:
+        self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
+
+    def all(self) -> list[int]:
+        return [fd for fd in (self.stdin, self.stdout, self.stderr) if fd >= 0]
+
+
+class Child:
+    """What PID 1 and an exec have in common: the line to the shim, the process, the way to its program."""
+
+    def __init__(
+        self, process: Process, sync: socket.socket, streams: Streams, cgroups: Sequence[str]
+    ) -> None:
+        self.process = process
+        self.sync = sync
+        self.streams = streams
+        self.cgroups = cgroups
+        self.warnings: list[str] = []
+        self.root = -1
+        self.identity = Identity(0, 0, [0], b"/")
+
+    def run(self, steps: Sequence[Step], finish: Callable[[], NoReturn]) -> NoReturn:
+        """Carry out the steps and go on to the program. Never returns: the caller's stack is the shim's."""
+        purpose = "start"
+        try:
+            for step in steps:
+                purpose = step.describe()
+                step.execute()
+            purpose = "start the program"
+            finish()
+        except (confine.ExecError, UserError) as error:
+            self.report(str(error), error.exit_code if isinstance(error, confine.ExecError) else 126)
+        except OSError as error:
+            where = f" {error.filename}" if isinstance(error.filename, str) else ""
+            self.report(f"cannot {purpose}:{where} {error.strerror or error}", 125)
+        except BaseException as error:  # a fault of ours: it must reach the user, not the shim's stack
+            self.report(f"cannot {purpose}: {error!r}", 125)
+        finally:
+            os._exit(125)
+
+    def report(self, message: str, exit_code: int) -> None:
+        try:
+            wire.send(self.sync, {"error": message, "exit_code": exit_code})
+        except OSError:
+            pass  # the shim is gone; so are we
+
+    def enter_cgroups(self) -> None:
+        """v1: write 0 to `tasks` oneself, which is cheap where a pid written from outside waits for RCU. v2: born there."""
+        for directory in self.cgroups:
+            path = os.fsencode(directory)
+            if not is_v2(path):
+                fd = os.open(path + b"/tasks", os.O_WRONLY | os.O_CLOEXEC)
+                os.write(fd, b"0")
+                os.close(fd)
+        failpoint("child.cgroups.joined")
+
+    def set_host_attributes(self) -> None:
+        """What is set through the host's procfs, before the container's can be in the way."""
+        try:
+            write_self("oom_score_adj", str(self.process["oom_score_adj"]))
+        except PermissionError:
+            score = self.process["oom_score_adj"]
+            self.warnings.append(f"cannot set oom_score_adj to {score}: CAP_SYS_RESOURCE is missing")
+        if self.process["apparmor"]:
+            write_self("attr/apparmor/exec", f"exec {self.process['apparmor']}")
+
+    def join_keyring(self, container_id: str) -> None:
+        try:
+            sc.join_session_keyring(b"_ses." + container_id.encode())
+        except OSError as error:
+            if error.errno not in {38, 122}:  # ENOSYS: no keyrings; EDQUOT: no room for a new one
+                raise
+            self.warnings.append(f"cannot make a session keyring: {error.strerror}")
+
+    def resolve_user(self) -> None:
+        self.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.identity = confine.resolve_identity(self.root, self.process)
+
+    def use_terminal(self, slave: int) -> None:
+        """`slave` becomes the controlling terminal and all three streams; the caller leads a session of its own."""
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        self.streams = Streams(slave, slave, slave)
+
+    def start(self, *, init: bool) -> NoReturn:
+        """Everything from here on happens inside, in the order of `confine`; ends in execve."""
+        os.umask(0o022)
+        null = -1
+        if init or -1 in {self.streams.stdin, self.streams.stdout, self.streams.stderr}:
+            null = self._open_null()
+        stdin, stdout, stderr = (
+            fd if fd >= 0 else null for fd in (self.streams.stdin, self.streams.stdout, self.streams.stderr)
+        )
+        env = confine.environment(self.process, self.identity)
+        self.warnings += confine.set_rlimits(self.process)
+        confine.enter_directory(self.root, self.process["cwd"])
+        self.sync.detach()
+        sync = self._wire(stdin, stdout, stderr)
+        confine.confine(self.process, self.identity)
+
+        def program() -> NoReturn:
+            confine.reset_signals()
+            sc.prctl(sc.PR_SET_PDEATHSIG, 0 if init else signal.SIGKILL)
+            wire.send(sync, {"ready": True, "warnings": self.warnings})
+            failpoint("child.exec.ready")
+            try:
+                confine.run_program(self.process["argv"], env)
+            except confine.ExecError as error:
+                self.report(str(error), error.exit_code)
+                os._exit(error.exit_code)
+
+        if init:
+            sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            run_init(program, tty=self.process["tty"], null=null)
+        program()
+
+    def _wire(self, stdin: int, stdout: int, stderr: int) -> socket.socket:
+        confine.wire_stdio(stdin, stdout, stderr, self._sync_fd)
+        self.sync = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=confine.SYNC_FD)
+        return self.sync
+
+    @property
+    def _sync_fd(self) -> int:
+        return self.sync.fileno()
+
+    def _open_null(self) -> int:
+        dev = mounts.open_in_root(self.root, b"/dev", os.O_PATH | os.O_DIRECTORY)
+        try:
+            return open_null_at(dev, os.O_RDWR)
+        finally:
+            os.close(dev)
+
+
+def run_first_process(
+    bundle: Bundle, sync: socket.socket, streams: Streams, namespaces: dict[str, int], unshare: int
+) -> NoReturn:
+    """PID 1, right after clone. `namespaces`: fds to join by kind; `unshare`: what to leave once in the cgroups."""
+    process = bundle["process"]
+    child = Child(process, sync, streams, bundle["cgroups"])
+    build = RootBuilder(bundle)
+
+    def prepare() -> None:
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.setsid()
+        os.umask(0)
+
+    def join() -> None:
+        for fd in namespaces.values():
+            sc.setns(fd, 0)
+        if unshare:
+            sc.unshare(unshare)
+
+    def name() -> None:
+        if bundle["hostname"]:
+            sc.sethostname(os.fsencode(bundle["hostname"]))
+        if bundle["domainname"]:
+            sc.setdomainname(os.fsencode(bundle["domainname"]))
+
+    def terminal() -> None:
+        if process["tty"]:
+            master = build.open_terminal(*process["console_size"])
+            wire.send(sync, {"pty": True}, [master])
+            os.close(master)
+            child.use_terminal(build.console)
+
+    def wait_for_go() -> None:
+        try:
+            wire.receive(sync)
+        except wire.Closed:
+            os._exit(125)
+
+    steps = [
+        Step("prepare the process", prepare),
+        Step("enter the cgroups", child.enter_cgroups),
+        Step("open the sources of the mounts", build.take_sources),
+        Step("join the namespaces", join),
+        Step("set process attributes", child.set_host_attributes),
+        Step("make a session keyring", lambda: child.join_keyring(bundle["id"])),
+        Step("set the host name", name),
+        Step("leave the host's mounts", build.leave_host),
+        Step("mount the root file system", build.mount_root),
+        Step("mount /proc", build.mount_proc),
+        Step("mount /sys", build.mount_sys),
+        Step("mount /sys/fs/cgroup", build.mount_cgroup),
+        Step("make /dev", build.mount_dev),
+        Step("make the terminal", terminal),
+        Step("mount", build.mount_user_mounts),
+        Step("make the working directory", build.make_cwd),
+        Step("mask paths", build.mask_paths),
+        Step("make paths read-only", build.protect_paths),
+        Step("enter the root file system", build.pivot),
+        Step("resolve the user", child.resolve_user),
+        Step("wait for the network", wait_for_go),
+    ]
+    child.run(steps, lambda: child.start(init=bundle["init"]))
+
+
+def run_exec(
+    process: Process,
+    container_id: str,
+    cgroups: Sequence[str],
+    pidfd: int,
+    sync: socket.socket,
+    streams: Streams,
+) -> NoReturn:
+    """An exec, right after clone from the shim (which already makes children in the container's pid namespace)."""
+    child = Child(process, sync, streams, cgroups)
+
+    def prepare() -> None:
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.setsid()
+        close_others([pidfd, sync.fileno(), *streams.all()])
+
+    def join() -> None:
+        sc.setns(pidfd, JOIN_FLAGS)
+        os.close(pidfd)
+
+    def terminal() -> None:
+        if not process["tty"]:
+            return
+        master = mounts.open_in_root(child.root, b"/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+        if os.fstat(master).st_rdev != os.makedev(5, 2) or sc.fstatfs_type(master) != sc.DEVPTS_SUPER_MAGIC:
+            raise OSError(1, "is not a pseudo-terminal multiplexer", "/dev/pts/ptmx")
+        slave = open_slave(master, *process["console_size"])
+        wire.send(sync, {"pty": True}, [master])
+        os.close(master)
+        child.use_terminal(slave)
+
+    def replace_null() -> None:
+        """The host's /dev/null must not be chowned or held by the container (runc #3674)."""
+        for stream in ("stdin", "stdout", "stderr"):
+            fd = getattr(child.streams, stream)
+            if fd >= 0 and stat.S_ISCHR(os.fstat(fd).st_mode) and os.fstat(fd).st_rdev == os.makedev(1, 3):
+                setattr(child.streams, stream, -1)
+
+    steps = [
+        Step("prepare the process", prepare),
+        Step("enter the cgroups", child.enter_cgroups),
+        Step("set process attributes", child.set_host_attributes),
+        Step("enter the container", join),
+        Step("join the session keyring", lambda: child.join_keyring(container_id)),
+        Step("resolve the user", child.resolve_user),
+        Step("make the terminal", terminal),
+        Step("take the standard streams", replace_null),
+    ]
+    child.run(steps, lambda: child.start(init=False))
+
+
+def close_others(keep: Sequence[int]) -> None:
+    """Close every fd from 3 on that is not in `keep`."""
+    first = 3
+    for fd in sorted(keep):
+        if fd >= first:
+            sc.close_range(first, fd - 1)
+            first = fd + 1
+    sc.close_range(first)
