@@ -185,3 +185,5 @@ class ObservedStack:
     networks: tuple[NetworkView, ...] = ()
     volumes: tuple[VolumeView, ...] = ()
     images: Mapping[str, str] = field(default_factory=dict)  # reference -> image id, those that are here
+    #: configuration hash -> the document that it was made of, from the stack's history (planner.hashing)
+    recorded: Mapping[str, Mapping[str, object]] = field(default_factory=dict)

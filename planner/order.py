@@ -1,0 +1,90 @@
+"""Graphs: services in dependency order, and drafted operations as a numbered plan.
+
+In come names with what they need; out come orders that depend on nothing but their input. networkx does the graph
+work; it takes 100 ms to import, so it is imported when first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from pystack.model.errors import InvalidInput
+from pystack.model.plan import Operation, Plan, Step
+
+if TYPE_CHECKING:
+    from networkx import DiGraph
+
+
+def _graph(needs: Mapping[str, Iterable[str]]) -> DiGraph[str]:
+    from networkx import DiGraph
+
+    graph: DiGraph[str] = DiGraph()
+    graph.add_nodes_from(needs)
+    graph.add_edges_from((need, key) for key, of_key in needs.items() for need in of_key if need in needs)
+    return graph
+
+
+def _sorted(needs: Mapping[str, Iterable[str]], what: str) -> tuple[list[str], DiGraph[str]]:
+    """Keys with what they need before them; among those that are free, in the mapping's order. Unknown needs are dropped."""
+    from networkx import NetworkXUnfeasible, find_cycle, lexicographical_topological_sort
+
+    graph = _graph(needs)
+    rank = {key: index for index, key in enumerate(needs)}
+    try:
+        return list(lexicographical_topological_sort(graph, rank.__getitem__)), graph
+    except NetworkXUnfeasible:
+        cycle = [edge[0] for edge in find_cycle(graph)]
+        first = cycle.index(min(cycle))
+        turned = [*cycle[first:], *cycle[:first], cycle[first]]
+        raise InvalidInput(
+            f"cannot order {what}: {' <- '.join(turned)} is a cycle", hint="take one dependency out"
+        ) from None
+
+
+def dependency_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
+    """Services, what they depend on first, otherwise by name. Raises InvalidInput naming a cycle."""
+    return _sorted({key: needs[key] for key in sorted(needs)}, "the services")[0]
+
+
+class Draft:
+    """A plan while it is drawn up: operations by key, each with the keys that must come first.
+
+    A need that is never added is already met, and is dropped.
+    """
+
+    def __init__(self) -> None:
+        self._operations: dict[str, Operation] = {}
+        self._needs: dict[str, tuple[str, ...]] = {}
+        self.warnings: list[str] = []
+
+    def add(self, key: str, operation: Operation, needs: Iterable[str] = ()) -> str:
+        """Add one operation; returns its key. The same key again is refused: every operation happens once."""
+        assert key not in self._operations, key
+        self._operations[key] = operation
+        self._needs[key] = tuple(needs)
+        return key
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._operations
+
+    def removals(self) -> list[str]:
+        """Keys of the containers' removals so far."""
+        return [key for key in self._operations if key.startswith("remove:")]
+
+    def finish(self) -> Plan:
+        """Number the steps and leave only the needs that no other need implies."""
+        from networkx import transitive_reduction
+
+        ordered, graph = _sorted(self._needs, "the operations")
+        reduced = transitive_reduction(graph)
+        ids = {key: number for number, key in enumerate(ordered, 1)}
+        steps = tuple(
+            Step(
+                id=ids[key],
+                operation=self._operations[key],
+                needs=tuple(sorted(ids[need] for need in reduced.predecessors(key))),
+            )
+            for key in ordered
+        )
+        return Plan(steps=steps, warnings=tuple(self.warnings))
