@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pystack.stackfile.diagnostics import did_you_mean
-from pystack.stackfile.document import Node, Path, Reporter, locate
+from pystack.stackfile.document import Mapping as DocumentMapping
+from pystack.stackfile.document import Node, Path, Reporter, child, is_null, locate
 from pystack.stackfile.portsyntax import PortSyntaxError, port_range
-from pystack.stackfile.schema import ContentPart, Parts, ServicePart
+from pystack.stackfile.schema import ContentPart, Parts, ServicePart, ServiceVolume
 from pystack.stackfile.select import dependencies
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
@@ -54,8 +55,11 @@ def check(document: Node, parts: Parts, enabled: Mapping[str, ServicePart], repo
     _cycles(context)
 
 
-def _image(context: _Context, name: str, service: ServicePart) -> None:
-    if not service.image and service.build is None and service.provider is None:
+def _image(context: _Context, name: str, _service: ServicePart) -> None:
+    node = child(context.document, "services", name)
+    if isinstance(node, DocumentMapping) and not any(
+        not is_null(node.items.get(k)) for k in ("image", "build", "provider")
+    ):
         context.error(
             ("services", name),
             "no-image",
@@ -120,11 +124,16 @@ def _mounts(context: _Context, name: str, service: ServicePart) -> None:
                 path, "unsupported", f"volumes of type {volume.type} are not supported on Linux hosts"
             )
         for block in ("bind", "volume", "tmpfs", "image"):
-            if block != volume.type and getattr(volume, block) is not None:
-                message = f"a mount of type {volume.type} takes no `{block}` options"
-                context.error((*path, block), "conflict", message, key=True)
+            if block != volume.type and getattr(volume, block) is not None and not _only_selinux(volume):
+                node = locate(context.document, (*path, block), key=True)
+                message = f"`{block}` has no effect on a mount of type {volume.type}"
+                context.reporter.warn(node, "no-effect", message, path=(*path, block))
     for index, text in enumerate(service.tmpfs or ()):
         _target(context, ("services", name, "tmpfs", index), text.partition(":")[0], targets, name)
+
+
+def _only_selinux(volume: ServiceVolume) -> bool:
+    return volume.bind is not None and volume.bind.model_fields_set == {"selinux"}
 
 
 def _target(context: _Context, path: Path, target: str, targets: dict[str, Path], service: str) -> None:

@@ -5,6 +5,7 @@ In: a `ServicePart`. Out: the model's dataclasses. Pure; defaults are Docker's a
 
 from __future__ import annotations
 
+import posixpath
 from typing import Literal, cast
 
 from pystack.model.container import (
@@ -61,11 +62,11 @@ def _mount(volume: ServiceVolume) -> Mount:
     return Mount(
         type=cast('Literal["bind"]', volume.type),
         target=volume.target,
-        source=volume.source or "",
+        source=posixpath.normpath(volume.source or "") if volume.type == "bind" else volume.source or "",
         read_only=bool(volume.read_only) or bool(bind and bind.recursive == "readonly"),
         propagation=(bind.propagation or "") if bind else "",
         recursive=not (bind and bind.recursive == "disabled"),
-        create_host_path=bool(bind and bind.create_host_path),
+        create_host_path=volume.type == "bind" and not (bind and bind.create_host_path is False),
         nocopy=bool(named and named.nocopy),
         subpath=(named.subpath if named else image.subpath if image else None) or "",
         labels={k: v or "" for k, v in ((named.labels if named else None) or {}).items()},

@@ -72,15 +72,20 @@ def load(request: LoadRequest, reader: Reader) -> Loaded:
     return Loaded(stack=stack, warnings=warnings, disabled=resolved.disabled, resolved=resolved)
 
 
-def resolve(request: LoadRequest, reader: Reader) -> Resolved:
-    """Every step but the last: attributes that the engine cannot carry out yet and unread secrets are no errors here."""
+def resolve(request: LoadRequest, reader: Reader, *, consistency: bool = True) -> Resolved:
+    """Every step but the last: attributes that the engine cannot carry out yet and unread secrets are no errors here.
+
+    Without `consistency`, references to what is not defined are no errors either (`config --no-consistency`).
+    """
     reporter = Reporter()
-    resolved, _ = _resolve(request, reader, reporter)
+    resolved, _ = _resolve(request, reader, reporter, consistency=consistency)
     reporter.findings.raise_errors()
     return resolved
 
 
-def _resolve(request: LoadRequest, reader: Reader, reporter: Reporter) -> tuple[Resolved, Lookup]:
+def _resolve(
+    request: LoadRequest, reader: Reader, reporter: Reporter, *, consistency: bool = True
+) -> tuple[Resolved, Lookup]:
     project = find_project(request, reader, reporter)
     documents = _Documents(request, reader, reporter)
     parsed = [d for path in project.files for d in documents.parse(path, project.directory)]
@@ -102,7 +107,8 @@ def _resolve(request: LoadRequest, reader: Reader, reporter: Reporter) -> tuple[
     files = Files(reader, variables.get, reporter, request.working_dir)
     environments = {n: environment(n, s, document, files) for n, s in chosen.items()}
     all_labels = {n: labels(n, s, document, files) for n, s in chosen.items()}
-    check(document, parts, chosen, reporter)
+    if consistency:
+        check(document, parts, chosen, reporter)
     resolved = Resolved(
         name=name,
         working_dir=project.directory,

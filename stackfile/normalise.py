@@ -46,7 +46,7 @@ def normalise(resolved: Resolved, reader: Reader, lookup: Lookup, reporter: Repo
     """The desired state. Everything that cannot be read is in the reporter's findings."""
     parts, enabled = resolved.parts, resolved.enabled
     services = {name: _service(name, part, resolved, reader, reporter) for name, part in enabled.items()}
-    networks = used_networks(enabled)
+    networks = used_networks(enabled, parts.networks)
     volumes = used_volumes(enabled)
     return Stack(
         name=resolved.name,
@@ -60,11 +60,11 @@ def normalise(resolved: Resolved, reader: Reader, lookup: Lookup, reporter: Repo
     )
 
 
-def used_networks(enabled: Mapping[str, ServicePart]) -> list[str]:
-    """Keys of the networks that the services join, in the order of first use."""
+def used_networks(enabled: Mapping[str, ServicePart], defined: Mapping[str, NetworkPart]) -> list[str]:
+    """Keys of the networks that the services join, in the order of first use; `default` needs no definition."""
     found: dict[str, None] = {}
     for service in enabled.values():
-        found.update(dict.fromkeys(joined_networks(service)))
+        found.update({key: None for key in joined_networks(service) if key == "default" or key in defined})
     return list(found)
 
 

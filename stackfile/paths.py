@@ -51,9 +51,9 @@ class _Absolute:
         path = node.value
         if self.home and (path == "~" or path.startswith("~/")):
             path = self.home + path[1:]
-        path = os.path.normpath(os.path.join(node.source.directory, path))
-        if path == node.value:
+        if path.startswith("/") and path == node.value:
             return node
+        path = os.path.normpath(os.path.join(node.source.directory, path))
         return Scalar(path, node.text, node.source, node.line, node.column, node.plain, node.tag)
 
 

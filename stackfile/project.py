@@ -94,6 +94,7 @@ def find_project(request: LoadRequest, reader: Reader, reporter: Reporter) -> Pr
     variables = {**_variables(found, request, reader, reporter), **request.environment}
     for name, value in settings.items():
         variables.setdefault(name, value)
+    variables.setdefault("PWD", working_dir)
     profiles = request.profiles or tuple(
         p.strip() for p in variables.get("COMPOSE_PROFILES", "").split(",") if p.strip()
     )

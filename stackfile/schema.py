@@ -406,18 +406,32 @@ def _section(document: Mapping, name: str, model: type[P], reporter: Reporter) -
                 help="give it an `image`",
             )
             continue
-        try:
-            out[key] = model.model_validate({} if data is None else data)
-        except ValidationError as error:
-            _report(error, model, document, (name, key), reporter)
+        part = _validated(model, {} if data is None else data, document, (name, key), reporter)
+        if part is not None:
+            out[key] = part
     return out
+
+
+def _validated(model: type[P], data: Any, document: Node, path: Path, reporter: Reporter) -> P | None:
+    """The part. Attributes with errors are reported and left out, so that the checks still see the others."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        _report(error, model, document, path, reporter)
+        wrong = {item["loc"][0] for item in error.errors(include_url=False) if item["loc"]}
+        if not wrong or not isinstance(data, dict):
+            return None
+    try:
+        return model.model_validate({key: value for key, value in data.items() if key not in wrong})
+    except ValidationError:
+        return None  # what is left needs what was wrong; that is reported
 
 
 def _report(
     error: ValidationError, model: type[Part], document: Node, prefix: Path, reporter: Reporter
 ) -> None:
     for item in error.errors(include_url=False):
-        path = (*prefix, *item["loc"])
+        path: Path = (*prefix, *item["loc"])
         where = path_text(path)
         kind, context = item["type"], item.get("ctx") or {}
         value = _value_at(document, path)

@@ -7,6 +7,7 @@ In: one document after interpolation. Out: the same document where lists of `K=V
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
 from collections.abc import Callable
@@ -185,17 +186,16 @@ def _volumes(node: Node, path: Path, reporter: Reporter) -> Node:
 
 
 def _volume_defaults(node: Node) -> Node:
-    """Long syntax: a missing block for the mount's own type is an empty one; tmpfs.mode stays as written."""
+    """Long syntax: the target is cleaned, and a volume without options has an empty block of them."""
     if not isinstance(node, Mapping):
         return node
-    kind = node.items.get("type")
-    name = kind.value if isinstance(kind, Scalar) else None
-    if name == "volume" and "volume" not in node.items:
-        return with_items(node, {**node.items, "volume": mapping_at({}, node)})
-    if name == "bind" and "bind" not in node.items:
-        block = mapping_at({"create_host_path": scalar_at(True, node)}, node)
-        return with_items(node, {**node.items, "bind": block})
-    return node
+    items = dict(node.items)
+    target, kind = items.get("target"), items.get("type")
+    if isinstance(target, Scalar) and isinstance(target.value, str) and target.value:
+        items["target"] = scalar_at(posixpath.normpath(target.value), target)
+    if isinstance(kind, Scalar) and kind.value == "volume":
+        items.setdefault("volume", mapping_at({}, node))
+    return with_items(node, items)
 
 
 def _nested(value: Map[str, object], near: Node) -> Node:

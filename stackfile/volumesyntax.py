@@ -6,6 +6,8 @@ that begins with `.`, `/` or `~` (or a drive letter) is a path of the host, any 
 
 from __future__ import annotations
 
+import posixpath
+
 _PROPAGATION = {"rprivate", "private", "rshared", "shared", "rslave", "slave"}
 _CONSISTENCY = {"cached", "delegated", "consistent"}
 
@@ -28,17 +30,17 @@ def parse_volume(text: str) -> tuple[dict[str, object], list[str]]:
     if len(sections) > 3:
         raise VolumeSyntaxError(f"volume `{text}` has too many colons")
     if len(sections) == 1:
-        return {"type": "volume", "target": sections[0], "volume": {}}, []
+        return {"type": "volume", "target": posixpath.normpath(sections[0]), "volume": {}}, []
     source, target = sections[:2]
     options = sections[2].split(",") if len(sections) == 3 else []
-    volume: dict[str, object] = {"source": source, "target": target}
+    volume: dict[str, object] = {"source": source, "target": posixpath.normpath(target)}
     block: dict[str, object] = {}
     bind = source[0] in "./~" or _is_drive(source)
     if bind:
         block["create_host_path"] = True
     unknown = _options(options, volume, block, bind=bind)
     volume["type"] = "bind" if bind else "volume"
-    volume[str(volume["type"])] = block
+    volume["bind" if bind else "volume"] = block
     return volume, unknown
 
 
@@ -57,6 +59,8 @@ def _options(
         elif option in ("z", "Z"):
             if bind:
                 block["selinux"] = option
+            else:
+                volume["bind"] = {"selinux": option}  # where compose-go puts a named volume's label, too
         elif option in _CONSISTENCY:
             volume["consistency"] = option
         else:

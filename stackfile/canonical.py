@@ -1,0 +1,199 @@
+"""A resolved stack file -> the mapping that `pystack config` prints, as `docker compose config --format json` does.
+
+In: a `Resolved` or a `Loaded`. Out: dict, list and scalar values only. `$` is written `$$`, so that the output can be read
+again; resources that no enabled service uses are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from pystack.stackfile.document import child, plain
+from pystack.stackfile.durations import format_duration
+from pystack.stackfile.normalise import resource_name, used_contents, used_networks, used_volumes
+from pystack.stackfile.resolved import Resolved
+from pystack.stackfile.schema import NetworkPart, Part, ServicePart, extensions
+from pystack.stackfile.select import dependencies
+
+
+class _HasResolved(Protocol):
+    @property
+    def resolved(self) -> Resolved: ...
+
+
+def to_canonical(loaded: Resolved | _HasResolved) -> dict[str, Any]:
+    """The canonical form of the enabled services and of what they use."""
+    resolved = loaded if isinstance(loaded, Resolved) else loaded.resolved
+    parts, chosen = resolved.parts, resolved.enabled
+    out: dict[str, Any] = {"name": resolved.name}
+    out["services"] = {name: _service(name, part, resolved) for name, part in sorted(chosen.items())}
+    networks = {
+        k: _network(resolved, k, parts.networks.get(k) or NetworkPart())
+        for k in used_networks(chosen, parts.networks)
+    }
+    volumes = {
+        k: _resource(resolved, k, parts.volumes[k]) for k in used_volumes(chosen) if k in parts.volumes
+    }
+    if networks:
+        out["networks"] = networks
+    if volumes:
+        out["volumes"] = volumes
+    for kind in ("secrets", "configs"):
+        described = getattr(parts, kind)
+        contents = {
+            k: _resource(resolved, k, described[k]) for k in used_contents(kind, chosen) if k in described
+        }
+        if contents:
+            out[kind] = contents
+    out.update(extensions(resolved.document))
+    escaped: dict[str, Any] = _escaped(out)
+    return escaped
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _dump(part: Part) -> dict[str, Any]:
+    """The part's attributes as plain values, without what was not given or is empty, and without `x-` keys (as Compose)."""
+    out: dict[str, Any] = {}
+    for key in type(part).model_fields:
+        value = getattr(part, key)
+        if key == "extensions" or value is None or value is False or value in ((), {}):
+            continue
+        form = _FORMS.get(key)
+        out[key] = form(value) if form else _plain(value)
+    return out
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Part):
+        return _dump(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _octal(value: int) -> str:
+    return f"0{value:o}"
+
+
+def _map(value: Mapping[str, str | None]) -> dict[str, str]:
+    return {key: item or "" for key, item in value.items()}
+
+
+#: Attributes that Compose prints in a form of their own, wherever they stand.
+_FORMS: dict[str, Callable[[Any], Any]] = {
+    "interval": format_duration,
+    "start_interval": format_duration,
+    "start_period": format_duration,
+    "timeout": format_duration,
+    "stop_grace_period": format_duration,
+    "delay": format_duration,
+    "window": format_duration,
+    "memory": str,
+    "mem_limit": str,
+    "mem_reservation": str,
+    "memswap_limit": str,
+    "shm_size": str,
+    "mode": lambda value: _octal(value) if isinstance(value, int) else value,
+    "labels": _map,
+    "sysctls": _map,
+    "annotations": _map,
+    "options": _map,
+    "driver_opts": _map,
+    "size": str,
+}
+
+
+def _service(name: str, part: ServicePart, resolved: Resolved) -> dict[str, Any]:
+    out = _dump(part)
+    for dropped in ("env_file", "label_file", "extends"):
+        out.pop(dropped, None)
+    out["command"] = _words(part.command)
+    out["entrypoint"] = _words(part.entrypoint)
+    if environment := resolved.environments.get(name):
+        out["environment"] = dict(environment)
+    if labels := resolved.labels.get(name):
+        out["labels"] = dict(labels)
+    if depends_on := dependencies(part):
+        out["depends_on"] = {
+            key: {
+                "condition": d.condition,
+                "required": d.required,
+                **({"restart": True} if d.restart else {}),
+            }
+            for key, d in depends_on.items()
+        }
+    if not part.network_mode:
+        joined = part.networks or {"default": None}
+        out["networks"] = {key: _dump(options) if options else None for key, options in joined.items()}
+    if part.ulimits:
+        out["ulimits"] = {
+            key: limit.soft if limit.soft == limit.hard else {"soft": limit.soft, "hard": limit.hard}
+            for key, limit in part.ulimits.items()
+        }
+    if part.volumes:
+        out["volumes"] = [_volume(v) for v in part.volumes]
+    for kind, directory in (("secrets", "/run/secrets/"), ("configs", "/")):
+        for grant in out.get(kind, ()):
+            grant.setdefault("target", directory + grant["source"])
+    if part.build is not None:
+        out["build"] = _build(name, resolved)
+    if part.deploy:
+        out["deploy"] = {"placement": {}, **out["deploy"]}
+        if part.deploy.resources is None:
+            out["deploy"]["resources"] = {}
+    return out
+
+
+def _words(words: tuple[str, ...] | None) -> list[str] | None:
+    return None if words is None else list(words)
+
+
+def _volume(volume: Part) -> dict[str, Any]:
+    out = _dump(volume)
+    for block in ("bind", "volume", "tmpfs", "image"):
+        options = getattr(volume, block)
+        if options is not None:
+            out[block] = _dump(options)
+    return out
+
+
+def _build(name: str, resolved: Resolved) -> Any:
+    """The build as written, its context and Dockerfile filled in."""
+    node = child(resolved.document, "services", name, "build")
+    build = plain(node) if node else None
+    if not isinstance(build, dict):
+        return build
+    build.setdefault("context", resolved.working_dir)
+    if "dockerfile_inline" not in build:
+        build.setdefault("dockerfile", "Dockerfile")
+    for key in ("args", "labels", "additional_contexts"):
+        if isinstance(build.get(key), dict):
+            from pystack.stackfile.document import text_of
+
+            build[key] = {k: None if v is None else text_of(v) for k, v in build[key].items()}
+    return build
+
+
+def _resource(resolved: Resolved, key: str, part: Any) -> dict[str, Any]:
+    out = _dump(part)
+    out["name"] = resource_name(resolved.name, key, part)
+    return out
+
+
+def _network(resolved: Resolved, key: str, part: NetworkPart) -> dict[str, Any]:
+    out = _resource(resolved, key, part)
+    if not part.external:
+        out.setdefault("ipam", {})
+    return out
