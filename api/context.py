@@ -1,0 +1,36 @@
+"""What request handlers find in the application: the engine and the facts of this daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from pystack.engine.interface import Engine
+from pystack.model.names import Instance
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(slots=True, kw_only=True)
+class DaemonFacts:
+    """Who serves. `stop` is set when the daemon shall end; whoever runs the server waits for it."""
+
+    instance: Instance
+    version: str
+    pid: int
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+ENGINE: web.AppKey[Engine] = web.AppKey("engine")
+#: Of a request: the version in its path ("" for none), the version served, and whether its reply's headers are gone.
+ASKED_VERSION: web.RequestKey[str] = web.RequestKey("asked_version")
+VERSION: web.RequestKey[tuple[int, int]] = web.RequestKey("version")
+STREAMING: web.RequestKey[bool] = web.RequestKey("streaming")
+FACTS: web.AppKey[DaemonFacts] = web.AppKey("facts")
+
+
+def engine(request: web.Request) -> Engine:
+    return request.app[ENGINE]

@@ -1,0 +1,286 @@
+"""Requests about containers: Docker's bodies go in, the engine's specs come out. Raises InvalidInput with Docker's texts."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Any, Literal, cast
+
+from pystack.api.docker.mounts import mounts_of
+from pystack.api.docker.ports import bindings_of, exposed_of
+from pystack.api.docker.wire import (
+    ContainerBody,
+    EndpointBody,
+    ExecBody,
+    HealthConfig,
+    HostConfigBody,
+    ResourcesBody,
+    RestartPolicyBody,
+)
+from pystack.model.container import (
+    ContainerSpec,
+    Device,
+    EndpointSpec,
+    ExecSpec,
+    Healthcheck,
+    LogConfig,
+    Resources,
+    RestartPolicy,
+    Ulimit,
+)
+from pystack.model.errors import InvalidInput, Unsupported
+
+_RESTART = {"", "no", "always", "on-failure", "unless-stopped"}
+
+
+def words(value: list[str] | str | None) -> tuple[str, ...] | None:
+    """A command: Docker takes a list or one string; an empty one is as good as none."""
+    if not value:
+        return None
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def health_of(body: HealthConfig | None) -> Healthcheck | None:
+    if body is None:
+        return None
+    test = tuple(body.Test or ())
+    if test and test[0] not in {"", "NONE", "CMD", "CMD-SHELL"}:
+        raise InvalidInput(f"invalid healthcheck: unknown type {test[0][:40]!r}")
+    for name in ("Interval", "Timeout", "StartPeriod", "StartInterval"):
+        value = getattr(body, name) or 0
+        if value < 0 or 0 < value < 1_000_000:
+            raise InvalidInput(f"{name} in Healthcheck cannot be less than 1ms")
+    if (body.Retries or 0) < 0:
+        raise InvalidInput("Retries in Healthcheck cannot be negative")
+    return Healthcheck(
+        test=test,
+        interval=body.Interval or 0,
+        timeout=body.Timeout or 0,
+        start_period=body.StartPeriod or 0,
+        start_interval=body.StartInterval or 0,
+        retries=body.Retries or 0,
+    )
+
+
+def restart_of(body: RestartPolicyBody | None) -> RestartPolicy:
+    name = (body.Name or "") if body else ""
+    count = (body.MaximumRetryCount or 0) if body else 0
+    if name not in _RESTART:
+        raise InvalidInput(
+            f"invalid restart policy: unknown policy '{name[:40]}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+        )
+    if count < 0:
+        raise InvalidInput("invalid restart policy: maximum retry count cannot be negative")
+    if count and name != "on-failure":
+        raise InvalidInput("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+    policy = cast("Literal['no', 'always', 'unless-stopped', 'on-failure']", name or "no")
+    return RestartPolicy(name=policy, maximum_retry_count=count)
+
+
+def resources_of(body: ResourcesBody) -> Resources:
+    for name in ("DeviceRequests", "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps"):
+        if getattr(body, name):
+            raise Unsupported(f"cannot use {name}: this engine does not do that yet")
+    for name in ("BlkioDeviceReadIOps", "BlkioDeviceWriteIOps"):
+        if getattr(body, name):
+            raise Unsupported(f"cannot use {name}: this engine does not do that yet")
+    swappiness = body.MemorySwappiness
+    pids = body.PidsLimit
+    return Resources(
+        memory=body.Memory or 0,
+        memory_reservation=body.MemoryReservation or 0,
+        memory_swap=body.MemorySwap or 0,
+        memory_swappiness=None if swappiness == -1 else swappiness,
+        oom_kill_disable=bool(body.OomKillDisable),
+        nano_cpus=body.NanoCpus or 0,
+        cpu_shares=body.CpuShares or 0,
+        cpu_period=body.CpuPeriod or 0,
+        cpu_quota=body.CpuQuota or 0,
+        cpuset_cpus=body.CpusetCpus or "",
+        cpuset_mems=body.CpusetMems or "",
+        pids_limit=pids if pids and pids > 0 else None,
+        blkio_weight=body.BlkioWeight or 0,
+        ulimits=tuple(Ulimit(name=u.Name, soft=u.Soft, hard=u.Hard) for u in body.Ulimits or ()),
+        devices=tuple(
+            Device(
+                path_on_host=d.PathOnHost or "",
+                path_in_container=d.PathInContainer or d.PathOnHost or "",
+                cgroup_permissions=d.CgroupPermissions or "rwm",
+            )
+            for d in body.Devices or ()
+        ),
+        device_cgroup_rules=tuple(body.DeviceCgroupRules or ()),
+    )
+
+
+def endpoint_of(network: str, body: EndpointBody | None) -> EndpointSpec:
+    body = body or EndpointBody()
+    ipam = body.IPAMConfig
+    return EndpointSpec(
+        network="bridge" if network == "default" else network,
+        aliases=tuple(body.Aliases or ()),
+        ipv4_address=(ipam.IPv4Address or "") if ipam else "",
+        ipv6_address=(ipam.IPv6Address or "") if ipam else "",
+        mac_address=body.MacAddress or "",
+        links=tuple(body.Links or ()),
+        driver_options=body.DriverOpts or {},
+        gateway_priority=body.GwPriority or 0,
+    )
+
+
+def network_of(body: ContainerBody, host: HostConfigBody) -> tuple[str, tuple[EndpointSpec, ...]]:
+    """(network mode, endpoints). The container's own MacAddress goes to the network of its mode."""
+    mode = host.NetworkMode or "default"
+    if body.NetworkDisabled:
+        mode = "none"
+    if mode == "default":
+        mode = "bridge"
+    given = (body.NetworkingConfig.EndpointsConfig or {}) if body.NetworkingConfig else {}
+    endpoints = {e.network: e for e in (endpoint_of(name, value) for name, value in given.items())}
+    if mode in {"none", "host"} or mode.startswith("container:"):
+        if any(name != mode for name in endpoints):
+            raise InvalidInput(
+                f"conflicting options: cannot attach a container with network mode {mode!r} to other networks"
+            )
+        if mode.startswith("container:") and (host.PortBindings or host.PublishAllPorts):
+            raise InvalidInput("conflicting options: port publishing and the container type network mode")
+        if mode != "none" and body.Hostname and mode.startswith("container:"):
+            raise InvalidInput("conflicting options: hostname and the network mode")
+        return mode, ()
+    if body.MacAddress:
+        own = endpoints.get(mode) or EndpointSpec(network=mode)
+        if own.mac_address and own.mac_address != body.MacAddress:
+            raise InvalidInput("conflicting options: mac-address and the endpoint's mac address")
+        endpoints[mode] = endpoint_of(
+            mode, (given.get(mode) or EndpointBody()).model_copy(update={"MacAddress": body.MacAddress})
+        )
+    return mode, tuple(endpoints.values())
+
+
+def spec_of(body: ContainerBody) -> ContainerSpec:
+    """The spec of a create request."""
+    host = body.HostConfig or HostConfigBody()
+    if not body.Image and not body.Cmd and not body.Entrypoint and body.HostConfig is None:
+        raise InvalidInput("config cannot be empty in order to create a container")
+    restart = restart_of(host.RestartPolicy)
+    _refuse(body, host, restart)
+    mode, endpoints = network_of(body, host)
+    size = host.ConsoleSize or []
+    return ContainerSpec(
+        **_config_fields(body),
+        mounts=mounts_of(host),
+        ports=bindings_of(host.PortBindings or {}),
+        publish_all_ports=bool(host.PublishAllPorts),
+        restart=restart,
+        auto_remove=bool(host.AutoRemove),
+        network_mode=mode,
+        endpoints=endpoints,
+        ipc_mode=host.IpcMode or "private",
+        pid_mode=host.PidMode or "",
+        uts_mode=host.UTSMode or "",
+        cgroupns_mode=host.CgroupnsMode or "",
+        cgroup_parent=host.CgroupParent or "",
+        userns_mode=host.UsernsMode or "",
+        privileged=bool(host.Privileged),
+        cap_add=tuple(host.CapAdd or ()),
+        cap_drop=tuple(host.CapDrop or ()),
+        group_add=tuple(host.GroupAdd or ()),
+        security_opt=tuple(host.SecurityOpt or ()),
+        masked_paths=None if host.MaskedPaths is None else tuple(host.MaskedPaths),
+        readonly_paths=None if host.ReadonlyPaths is None else tuple(host.ReadonlyPaths),
+        read_only_rootfs=bool(host.ReadonlyRootfs),
+        init=host.Init,
+        shm_size=host.ShmSize or 0,
+        sysctls=host.Sysctls or {},
+        oom_score_adj=host.OomScoreAdj or 0,
+        dns=tuple(host.Dns or ()),
+        dns_search=tuple(host.DnsSearch or ()),
+        dns_options=tuple(host.DnsOptions or ()),
+        extra_hosts=tuple(host.ExtraHosts or ()),
+        resources=resources_of(host),
+        log=_log_of(host),
+        annotations=host.Annotations or {},
+        volumes_from=tuple(host.VolumesFrom or ()),
+        runtime=host.Runtime or "",
+        console_size=(size[0], size[1]) if len(size) == 2 else (0, 0),
+    )
+
+
+def _config_fields(body: ContainerBody) -> dict[str, Any]:
+    """The part of the spec that Docker calls Config."""
+    if body.WorkingDir and not body.WorkingDir.startswith("/"):
+        raise InvalidInput(
+            f"the working directory '{body.WorkingDir}' is invalid, it needs to be an absolute path"
+        )
+    for entry in body.Env or ():
+        if not entry or entry.startswith("="):
+            raise InvalidInput("invalid environment variable: it has no name")
+        if "\0" in entry:
+            raise InvalidInput("invalid environment variable: it holds a NUL byte")
+    return {
+        "image": body.Image or "",
+        "hostname": body.Hostname or "",
+        "domainname": body.Domainname or "",
+        "user": body.User or "",
+        "attach_stdin": bool(body.AttachStdin),
+        "attach_stdout": bool(body.AttachStdout),
+        "attach_stderr": bool(body.AttachStderr),
+        "tty": bool(body.Tty),
+        "open_stdin": bool(body.OpenStdin),
+        "stdin_once": bool(body.StdinOnce),
+        "env": tuple(body.Env or ()),
+        "command": words(body.Cmd),
+        "entrypoint": words(body.Entrypoint),
+        "healthcheck": health_of(body.Healthcheck),
+        "working_dir": posixpath.normpath(body.WorkingDir) if body.WorkingDir else "",
+        "labels": body.Labels or {},
+        "stop_signal": body.StopSignal or "",
+        "stop_timeout": body.StopTimeout,
+        "exposed_ports": exposed_of(body.ExposedPorts or ()),
+        "volumes": tuple(body.Volumes or ()),
+    }
+
+
+def _log_of(host: HostConfigBody) -> LogConfig:
+    log = host.LogConfig
+    return LogConfig(
+        driver=(log.Type or "json-file") if log else "json-file", options=(log.Config or {}) if log else {}
+    )
+
+
+def _refuse(body: ContainerBody, host: HostConfigBody, restart: RestartPolicy) -> None:
+    """What contradicts itself, and what is not done (said, never ignored)."""
+    if not body.Image:
+        raise InvalidInput("cannot create the container: no image specified")
+    if host.AutoRemove and restart.name != "no":
+        raise InvalidInput("can't create 'AutoRemove' container with restart policy")
+    if host.Links:
+        raise Unsupported(
+            "cannot create the container: links are not supported",
+            hint="put both containers on one user-defined network: they find each other by name there",
+        )
+    if host.StorageOpt:
+        raise Unsupported("cannot create the container: storage options are not supported")
+    if not -1000 <= (host.OomScoreAdj or 0) <= 1000:
+        raise InvalidInput(f"invalid value {host.OomScoreAdj}, range for oom score adj is [-1000, 1000]")
+    if (host.ShmSize or 0) < 0:
+        raise InvalidInput("SHM size can not be less than 0")
+
+
+def exec_of(body: ExecBody) -> ExecSpec:
+    command = words(body.Cmd)
+    if not command:
+        raise InvalidInput("No exec command specified")
+    size = body.ConsoleSize or []
+    return ExecSpec(
+        command=command,
+        user=body.User or "",
+        tty=bool(body.Tty),
+        attach_stdin=bool(body.AttachStdin),
+        attach_stdout=bool(body.AttachStdout),
+        attach_stderr=bool(body.AttachStderr),
+        env=tuple(body.Env or ()),
+        working_dir=body.WorkingDir or "",
+        privileged=bool(body.Privileged),
+        detach_keys=body.DetachKeys or "",
+        console_size=(size[0], size[1]) if len(size) == 2 else (0, 0),
+    )

@@ -1,0 +1,76 @@
+"""JSON on the wire: Python objects to compact UTF-8 bytes and request bodies to validated models.
+
+Bodies are strict as Go's decoder is: one document, no coercion between types; unknown fields are ignored. Errors name
+the field and never repeat the value, which may be a secret.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pystack.model.errors import InvalidInput
+
+#: No JSON body of the API is larger; what is, is an attack or a mistake.
+MAX_BODY = 16 << 20
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_DECODER = json.JSONDecoder()
+
+
+class Wire(BaseModel):
+    """Base of the models of request bodies: field names are Docker's own."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, defer_build=True)
+
+
+W = TypeVar("W", bound=Wire)
+
+
+def dumps(value: object) -> bytes:
+    return _ENCODER.encode(value).encode("utf-8", "surrogateescape")
+
+
+def parse(data: bytes) -> Any:
+    """One JSON document. Raises InvalidInput."""
+    try:
+        text = data.decode()
+        value, end = _DECODER.raw_decode(text.lstrip())
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"invalid JSON: {error.__class__.__name__} in the request's body") from None
+    if text.lstrip()[end:].strip():
+        raise InvalidInput("invalid JSON: unexpected content after JSON")
+    return value
+
+
+def validate(model: type[W], value: object) -> W:
+    if value is None:
+        value = {}
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise InvalidInput(f"invalid JSON: {where}: {first['msg']}") from None
+
+
+async def read_json(request: web.Request, model: type[W], *, optional: bool = False) -> W:
+    """The body as `model`. With `optional` an empty body means all defaults; otherwise it is refused."""
+    if request.content_length is not None and request.content_length > MAX_BODY:
+        raise InvalidInput("cannot read the request: its body is too large")
+    data = bytearray()
+    async for chunk in request.content.iter_any():
+        data += chunk
+        if len(data) > MAX_BODY:
+            raise InvalidInput("cannot read the request: its body is too large")
+    if not data.strip():
+        if optional:
+            return validate(model, {})
+        raise InvalidInput("invalid JSON: got EOF while reading request body")
+    kind = request.headers.get("Content-Type", "")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise InvalidInput(f"unsupported Content-Type header ({kind[:80]}): must be 'application/json'")
+    return validate(model, parse(bytes(data)))

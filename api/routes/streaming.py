@@ -1,0 +1,243 @@
+"""Routes of containers that last: wait, logs, stats, attach and resize."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote_plus
+
+import anyio
+from aiohttp import WSMsgType, web
+
+from pystack.api import jsons
+from pystack.api.context import STREAMING, engine
+from pystack.api.errors import message_of
+from pystack.api.filters import flag, integer, parse_instant
+from pystack.api.hijack import Hijacked, hijack
+from pystack.api.streams import RAW, frame, open_stream, pump, stream_type, until_client_leaves
+from pystack.engine.interface import AttachSession, Containers, LogEntry, LogOptions, WaitResult
+from pystack.model.errors import Conflict, InvalidInput, NotFound
+from pystack.model.observed import NEVER
+from pystack.model.states import ContainerState
+
+_CONDITIONS = {"not-running", "next-exit", "removed"}
+
+
+async def wait(request: web.Request) -> web.StreamResponse:
+    """Headers go out once the engine has registered the wait: the docker CLI starts the container after them."""
+    condition = request.query.get("condition") or "not-running"
+    if condition not in _CONDITIONS:
+        raise InvalidInput(f'invalid condition: "{condition[:40]}"')
+    containers, ref = engine(request).containers, request.match_info["id"]
+    registered = asyncio.Event()
+    waiting = asyncio.create_task(containers.wait(ref, condition, ready=registered.set))
+    waiting.add_done_callback(lambda _: registered.set())
+    try:
+        with until_client_leaves(request):
+            await registered.wait()
+            if waiting.done():
+                waiting.result()  # an error before the headers is an ordinary one
+            response = await open_stream(request)
+            await response.write(jsons.dumps(await _outcome(waiting)) + b"\n")
+            await response.write_eof()
+    finally:
+        waiting.cancel()
+    return response
+
+
+async def _outcome(waiting: asyncio.Task[WaitResult]) -> dict[str, object]:
+    try:
+        result = await waiting
+    except Exception as error:
+        return {"StatusCode": 125, "Error": {"Message": message_of(error, "wait")}}
+    if result.error:
+        return {"StatusCode": result.exit_code, "Error": {"Message": result.error}}
+    return {"StatusCode": result.exit_code}
+
+
+def _log_options(query: Mapping[str, str]) -> LogOptions:
+    stdout, stderr = flag(query, "stdout"), flag(query, "stderr")
+    if not stdout and not stderr:
+        raise InvalidInput("Bad parameters: you must choose at least one stream")
+    tail = query.get("tail", "")
+    count: int | None = None
+    if tail and tail != "all":
+        count = integer(query, "tail")
+        count = None if count is None or count < 0 else count
+    return LogOptions(
+        stdout=stdout,
+        stderr=stderr,
+        since=parse_instant(query.get("since", ""), "since"),
+        until=parse_instant(query.get("until", ""), "until"),
+        tail=count,
+        follow=flag(query, "follow"),
+    )
+
+
+def fixed_time(text: str) -> str:
+    """RFC 3339 with exactly nine digits, as `docker logs -t` prints it."""
+    head, dot, rest = text.rstrip("Z").partition(".")
+    return f"{head}.{rest.ljust(9, '0')}Z" if dot else f"{head}.000000000Z"
+
+
+def log_line(entry: LogEntry, *, timestamps: bool, details: bool) -> bytes:
+    prefix = f"{fixed_time(entry.time)} " if timestamps else ""
+    if details and entry.attributes:
+        pairs = sorted(entry.attributes.items())
+        prefix += ",".join(f"{quote_plus(k)}={quote_plus(v)}" for k, v in pairs) + " "
+    return prefix.encode() + entry.line
+
+
+async def logs(request: web.Request) -> web.StreamResponse:
+    query = request.query
+    containers, ref = engine(request).containers, request.match_info["id"]
+    options = _log_options(query)
+    view = await containers.inspect(ref)
+    tty = view.spec.tty
+    if view.spec.log.driver == "none":
+        raise Conflict("configured logging driver does not support reading")
+    timestamps, details = flag(query, "timestamps"), flag(query, "details")
+    with until_client_leaves(request):
+        response = await open_stream(request, stream_type(request, tty=tty))
+        try:
+            async for entry in containers.logs(view.id, options):
+                line = log_line(entry, timestamps=timestamps, details=details)
+                await response.write(line if tty else frame(entry.stream, line))
+        except ConnectionError:
+            raise
+        except Exception as error:
+            text = f"Error grabbing logs: {message_of(error, 'logs')}\n".encode()
+            await response.write(text if tty else frame("stderr", text))
+        await response.write_eof()
+    return response
+
+
+def _now() -> str:
+    now = time.time_ns()
+    return datetime.fromtimestamp(now // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{now % 10**9:09d}Z"
+
+
+_NOTHING: dict[str, Any] = {"cpu_stats": {}, "memory_stats": {}, "pids_stats": {}, "blkio_stats": {}}
+
+
+async def _sample(containers: Containers, ref: str) -> dict[str, Any]:
+    """One sample; zeros for a container that does not run."""
+    try:
+        raw = dict((await containers.stats(ref)).raw)
+    except Conflict:
+        raw = dict(_NOTHING)
+    raw.setdefault("read", _now())
+    return raw
+
+
+async def stats(request: web.Request) -> web.StreamResponse:
+    """A sample per second, each with the one before as `precpu_stats`; or one (`stream=false`), at once if `one-shot`."""
+    query = request.query
+    containers, ref = engine(request).containers, request.match_info["id"]
+    stream, one_shot = flag(query, "stream", default=True), flag(query, "one-shot")
+    if stream and one_shot:
+        raise InvalidInput("cannot have stream=true and one-shot=true")
+    view = await containers.inspect(ref)
+    names = {"name": f"/{view.name}", "id": view.id}
+    running = view.state in {ContainerState.RUNNING, ContainerState.PAUSED}
+    before: dict[str, Any] = {}
+
+    def combined(sample: dict[str, Any]) -> bytes:
+        both = sample | names
+        both["preread"] = before.get("read", NEVER)
+        both["precpu_stats"] = before.get("cpu_stats", {})
+        return jsons.dumps(both) + b"\n"
+
+    with until_client_leaves(request):
+        if not stream:
+            if running and not one_shot:
+                before = await _sample(containers, view.id)
+                await asyncio.sleep(1)
+            body = combined(await _sample(containers, view.id))
+            return web.Response(body=body, headers={"Content-Type": "application/json"})
+        response = await open_stream(request)
+        while True:
+            try:
+                sample = await _sample(containers, view.id)
+            except NotFound:
+                break  # removed while watched: the stream ends
+            await response.write(combined(sample))
+            before = sample
+            await asyncio.sleep(1)
+        await response.write_eof()
+    return response
+
+
+async def resize(request: web.Request) -> web.Response:
+    rows, columns = integer(request.query, "h"), integer(request.query, "w")
+    if rows is None or columns is None:
+        raise InvalidInput("invalid resize: both h and w are needed")
+    await engine(request).containers.resize(request.match_info["id"], rows=rows, columns=columns)
+    return web.Response()
+
+
+async def _attach(request: web.Request) -> tuple[AttachSession, bool]:
+    query = request.query
+    containers, ref = engine(request).containers, request.match_info["id"]
+    view = await containers.inspect(ref)
+    live = flag(query, "stream")
+    session = await containers.attach(
+        view.id,
+        stdin=live and flag(query, "stdin"),
+        stdout=flag(query, "stdout"),
+        stderr=flag(query, "stderr"),
+        logs=flag(query, "logs"),
+        detach_keys=query.get("detachKeys", ""),
+    )
+    return session, view.spec.tty
+
+
+async def attach(request: web.Request) -> web.StreamResponse:
+    await request.read()
+    session, tty = await _attach(request)
+    kind = stream_type(request, tty=tty) if request.headers.get("Upgrade") else RAW
+    await pump(session, hijack(request, kind), frames=not tty)
+    return Hijacked()
+
+
+async def attach_websocket(request: web.Request) -> web.StreamResponse:
+    """The same over a WebSocket: binary frames, without stream headers (moby `postContainersAttach` wsContainersAttach)."""
+    socket = web.WebSocketResponse(max_msg_size=1 << 20)
+    if not socket.can_prepare(request):
+        raise InvalidInput("cannot attach: the request is no WebSocket handshake")
+    session, _ = await _attach(request)
+    request[STREAMING] = True
+    try:
+        await socket.prepare(request)
+        async with anyio.create_task_group() as group:
+
+            async def client_input() -> None:
+                async for message in socket:
+                    if message.type in {WSMsgType.BINARY, WSMsgType.TEXT}:
+                        data = message.data
+                        await session.send(data.encode() if isinstance(data, str) else data)
+                await session.close_stdin()
+                group.cancel_scope.cancel()
+
+            group.start_soon(client_input)
+            while (output := await session.receive()) is not None:
+                await socket.send_bytes(output[1])
+            await socket.close()
+            group.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await session.close()
+    return socket
+
+
+ROUTES = [
+    web.post("/containers/{id}/wait", wait),
+    web.get("/containers/{id}/logs", logs, allow_head=False),
+    web.get("/containers/{id}/stats", stats, allow_head=False),
+    web.post("/containers/{id}/attach", attach),
+    web.get("/containers/{id}/attach/ws", attach_websocket, allow_head=False),
+    web.post("/containers/{id}/resize", resize),
+]

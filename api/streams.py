@@ -1,0 +1,118 @@
+"""Long replies: engine streams go in, framed bytes or JSON documents go out, each at once.
+
+Frames without a tty: 8 bytes `[stream][0 0 0][length, big endian]`, then the payload (moby `api/types/container`,
+stdcopy). A stream ends when its source ends or when the client leaves, whichever is first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import anyio
+from aiohttp import web
+
+from pystack.api import jsons
+from pystack.api.context import STREAMING, VERSION
+from pystack.api.errors import message_of
+from pystack.api.hijack import ClientStream, Connection
+from pystack.api.versioning import HEADERS
+from pystack.engine.interface import AttachSession
+
+RAW = "application/vnd.docker.raw-stream"
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+
+_NUMBER = {"stdin": 0, "stdout": 1, "stderr": 2}
+_HEADER = struct.Struct(">BxxxI")
+
+
+def stream_type(request: web.Request, *, tty: bool) -> str:
+    """Content type of output: multiplexed is named since API 1.42, for hijacked connections only when upgraded."""
+    return MULTIPLEXED if not tty and request[VERSION] >= (1, 42) else RAW
+
+
+def frame(stream: str, data: bytes) -> bytes:
+    return _HEADER.pack(_NUMBER[stream], len(data)) + data
+
+
+@contextmanager
+def until_client_leaves(request: web.Request) -> Iterator[None]:
+    """Cancel the handler's task when the client disconnects; for requests that only watch."""
+    protocol, task = request.protocol, asyncio.current_task()
+    assert task is not None
+    if not isinstance(protocol, Connection):
+        yield
+        return
+    protocol.watch(task)
+    try:
+        yield
+    finally:
+        protocol.unwatch(task)
+
+
+async def open_stream(
+    request: web.Request, content_type: str = "application/json", status: int = 200
+) -> web.StreamResponse:
+    """A chunked reply whose headers are on the wire when this returns."""
+    response = web.StreamResponse(status=status, headers={"Content-Type": content_type, **HEADERS})
+    request[STREAMING] = True
+    await response.prepare(request)
+    await response.write(b"")  # aiohttp keeps headers back until the first write
+    return response
+
+
+async def json_lines(
+    request: web.Request, documents: AsyncIterator[object], *, at_once: bool = False
+) -> web.StreamResponse:
+    """Documents as concatenated JSON, each on a line.
+
+    Unless `at_once`, headers wait for the first document, so that an error before it is an ordinary HTTP error; a later
+    one goes in-band as Docker's `errorDetail`.
+    """
+    response = await open_stream(request) if at_once else None
+    try:
+        async for document in documents:
+            if response is None:
+                response = await open_stream(request)
+            await response.write(jsons.dumps(document) + b"\r\n")
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception as error:
+        if response is None:
+            raise
+        text = message_of(error, request.path)
+        await response.write(jsons.dumps({"errorDetail": {"message": text}, "error": text}) + b"\r\n")
+    if response is None:
+        response = await open_stream(request)
+    await response.write_eof()
+    return response
+
+
+async def pump(session: AttachSession, stream: ClientStream, *, frames: bool) -> None:
+    """Join a session and a client until the output ends or the client leaves. Closes the session and the connection."""
+    try:
+        async with anyio.create_task_group() as group:
+
+            async def client_input() -> None:
+                while data := await stream.read():
+                    await session.send(data)
+                if not stream.lost.is_set():
+                    await session.close_stdin()
+
+            async def departure() -> None:
+                await stream.wait_left()
+                group.cancel_scope.cancel()
+
+            group.start_soon(client_input)
+            group.start_soon(departure)
+            while (output := await session.receive()) is not None:
+                name, data = output
+                await stream.write(frame(name, data) if frames else data)
+            group.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await session.close()
+        stream.close()
+    await stream.wait_closed()
