@@ -195,7 +195,7 @@ class ClientStream(asyncio.Protocol):
     async def wait_left(self) -> None:
         """Until the client has left. After its half was closed only a hang-up tells, and asyncio watches for none."""
         while not self.lost.is_set():
-            if self._eof and self._hung_up():
+            if self._eof and not self._chunks and self._hung_up():
                 self._transport.abort()
             try:
                 async with asyncio.timeout(1):

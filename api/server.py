@@ -120,6 +120,9 @@ def bind_socket(path: str) -> socket.socket:
     except OSError as error:
         sock.close()
         raise EngineError(f"cannot listen on {path}: {error.strerror}") from error
+    except EngineError:
+        sock.close()
+        raise
     finally:
         os.umask(before)
     sock.setblocking(False)
