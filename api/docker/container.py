@@ -143,7 +143,7 @@ def host_config_json(spec: ContainerSpec) -> dict[str, object]:
         "UTSMode": spec.uts_mode,
         "UsernsMode": spec.userns_mode,
         "ShmSize": spec.shm_size,
-        "Runtime": spec.runtime or "pystack",
+        "Runtime": spec.runtime or "runc",
         "Isolation": "",
         "CgroupParent": spec.cgroup_parent,
         "MaskedPaths": None if spec.masked_paths is None else list(spec.masked_paths),

@@ -68,10 +68,6 @@ def restart_of(body: RestartPolicyBody | None) -> RestartPolicy:
         raise InvalidInput(
             f"invalid restart policy: unknown policy '{name[:40]}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
         )
-    if count < 0:
-        raise InvalidInput("invalid restart policy: maximum retry count cannot be negative")
-    if count and name != "on-failure":
-        raise InvalidInput("invalid restart policy: maximum retry count can only be used with 'on-failure'")
     policy = cast("Literal['no', 'always', 'unless-stopped', 'on-failure']", name or "no")
     return RestartPolicy(name=policy, maximum_retry_count=count)
 
@@ -114,6 +110,8 @@ def resources_of(body: ResourcesBody) -> Resources:
 
 def endpoint_of(network: str, body: EndpointBody | None) -> EndpointSpec:
     body = body or EndpointBody()
+    if body.Links:
+        raise _no_links()
     ipam = body.IPAMConfig
     return EndpointSpec(
         network="bridge" if network == "default" else network,
@@ -121,9 +119,15 @@ def endpoint_of(network: str, body: EndpointBody | None) -> EndpointSpec:
         ipv4_address=(ipam.IPv4Address or "") if ipam else "",
         ipv6_address=(ipam.IPv6Address or "") if ipam else "",
         mac_address=body.MacAddress or "",
-        links=tuple(body.Links or ()),
         driver_options=body.DriverOpts or {},
         gateway_priority=body.GwPriority or 0,
+    )
+
+
+def _no_links() -> Unsupported:
+    return Unsupported(
+        "cannot link containers: links are not supported",
+        hint="put both containers on one user-defined network: they find each other by name there",
     )
 
 
@@ -141,9 +145,7 @@ def network_of(body: ContainerBody, host: HostConfigBody) -> tuple[str, tuple[En
             raise InvalidInput(
                 f"conflicting options: cannot attach a container with network mode {mode!r} to other networks"
             )
-        if mode.startswith("container:") and (host.PortBindings or host.PublishAllPorts):
-            raise InvalidInput("conflicting options: port publishing and the container type network mode")
-        if mode != "none" and body.Hostname and mode.startswith("container:"):
+        if body.Hostname and mode.startswith("container:"):
             raise InvalidInput("conflicting options: hostname and the network mode")
         return mode, ()
     if body.MacAddress:
@@ -161,8 +163,7 @@ def spec_of(body: ContainerBody) -> ContainerSpec:
     host = body.HostConfig or HostConfigBody()
     if not body.Image and not body.Cmd and not body.Entrypoint and body.HostConfig is None:
         raise InvalidInput("config cannot be empty in order to create a container")
-    restart = restart_of(host.RestartPolicy)
-    _refuse(body, host, restart)
+    _refuse(body, host)
     mode, endpoints = network_of(body, host)
     size = host.ConsoleSize or []
     return ContainerSpec(
@@ -170,7 +171,7 @@ def spec_of(body: ContainerBody) -> ContainerSpec:
         mounts=mounts_of(host),
         ports=bindings_of(host.PortBindings or {}),
         publish_all_ports=bool(host.PublishAllPorts),
-        restart=restart,
+        restart=restart_of(host.RestartPolicy),
         auto_remove=bool(host.AutoRemove),
         network_mode=mode,
         endpoints=endpoints,
@@ -200,17 +201,13 @@ def spec_of(body: ContainerBody) -> ContainerSpec:
         log=_log_of(host),
         annotations=host.Annotations or {},
         volumes_from=tuple(host.VolumesFrom or ()),
-        runtime=host.Runtime or "",
+        runtime="" if host.Runtime == "runc" else host.Runtime or "",
         console_size=(size[0], size[1]) if len(size) == 2 else (0, 0),
     )
 
 
 def _config_fields(body: ContainerBody) -> dict[str, Any]:
     """The part of the spec that Docker calls Config."""
-    if body.WorkingDir and not body.WorkingDir.startswith("/"):
-        raise InvalidInput(
-            f"the working directory '{body.WorkingDir}' is invalid, it needs to be an absolute path"
-        )
     for entry in body.Env or ():
         if not entry or entry.startswith("="):
             raise InvalidInput("invalid environment variable: it has no name")
@@ -247,21 +244,14 @@ def _log_of(host: HostConfigBody) -> LogConfig:
     )
 
 
-def _refuse(body: ContainerBody, host: HostConfigBody, restart: RestartPolicy) -> None:
-    """What contradicts itself, and what is not done (said, never ignored)."""
+def _refuse(body: ContainerBody, host: HostConfigBody) -> None:
+    """What cannot be said in a spec; what a spec says is checked by the engine."""
     if not body.Image:
         raise InvalidInput("cannot create the container: no image specified")
-    if host.AutoRemove and restart.name != "no":
-        raise InvalidInput("can't create 'AutoRemove' container with restart policy")
     if host.Links:
-        raise Unsupported(
-            "cannot create the container: links are not supported",
-            hint="put both containers on one user-defined network: they find each other by name there",
-        )
+        raise _no_links()
     if host.StorageOpt:
         raise Unsupported("cannot create the container: storage options are not supported")
-    if not -1000 <= (host.OomScoreAdj or 0) <= 1000:
-        raise InvalidInput(f"invalid value {host.OomScoreAdj}, range for oom score adj is [-1000, 1000]")
     if (host.ShmSize or 0) < 0:
         raise InvalidInput("SHM size can not be less than 0")
 
