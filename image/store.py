@@ -79,9 +79,8 @@ class Store:
         """A directory to unpack into; gone afterwards unless `commit_layer` took it."""
         path = f"{self.layers}/tmp-{os.urandom(8).hex()}"
         os.mkdir(path, 0o700)
-        os.chmod(
-            path, 0o755
-        )  # whatever the umask: it is the container's "/" when the archive does not say otherwise
+        # Whatever the umask: it is the container's "/" when the archive does not say otherwise.
+        os.chmod(path, 0o755)  # noqa: S103 - below a directory of mode 0700
         try:
             yield path
         finally:
