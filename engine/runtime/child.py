@@ -143,7 +143,7 @@ class Child:
         """Everything from here on happens inside, in the order of `confine`; ends in execve."""
         os.umask(0o022)
         null = -1
-        if init or -1 in {self.streams.stdin, self.streams.stdout, self.streams.stderr}:
+        if -1 in {self.streams.stdin, self.streams.stdout, self.streams.stderr}:
             null = self._open_null()
         stdin, stdout, stderr = (
             fd if fd >= 0 else null for fd in (self.streams.stdin, self.streams.stdout, self.streams.stderr)
@@ -151,8 +151,8 @@ class Child:
         env = confine.environment(self.process, self.identity)
         self.warnings += confine.set_rlimits(self.process)
         confine.enter_directory(self.root, self.process["cwd"])
-        self.sync.detach()
-        sync = self._wire(stdin, stdout, stderr)
+        confine.wire_stdio(stdin, stdout, stderr, self.sync.detach())
+        sync = self.sync = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=confine.SYNC_FD)
         confine.confine(self.process, self.identity)
 
         def program() -> NoReturn:
@@ -168,18 +168,8 @@ class Child:
 
         if init:
             sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
-            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-            run_init(program, tty=self.process["tty"], null=null)
+            run_init(program, tty=self.process["tty"])
         program()
-
-    def _wire(self, stdin: int, stdout: int, stderr: int) -> socket.socket:
-        confine.wire_stdio(stdin, stdout, stderr, self._sync_fd)
-        self.sync = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=confine.SYNC_FD)
-        return self.sync
-
-    @property
-    def _sync_fd(self) -> int:
-        return self.sync.fileno()
 
     def _open_null(self) -> int:
         dev = mounts.open_in_root(self.root, b"/dev", os.O_PATH | os.O_DIRECTORY)
@@ -201,6 +191,7 @@ def run_first_process(
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
         os.umask(0)
+        close_others([sync.fileno(), *streams.all(), *namespaces.values()])
 
     def join() -> None:
         for fd in namespaces.values():
@@ -255,6 +246,7 @@ def run_first_process(
 
 def run_exec(
     process: Process,
+    *,
     container_id: str,
     cgroups: Sequence[str],
     pidfd: int,

@@ -157,7 +157,7 @@ def environment(process: Process, identity: users.Identity) -> list[bytes]:
 
 
 def run_program(argv: list[str], env: list[bytes]) -> NoReturn:
-    """execve with the PATH of `env`, in the container. ExecError with Docker's texts and exit codes."""
+    """Start the program with the PATH of `env`, in the container. ExecError with Docker's texts and exit codes."""
     arguments = [os.fsencode(argument) for argument in argv]
     variables = dict(item.split(b"=", 1) for item in env if b"=" in item)
     name = arguments[0]
@@ -178,7 +178,7 @@ def run_program(argv: list[str], env: list[bytes]) -> NoReturn:
 
 def _try_exec(path: bytes, argv: list[bytes], env: dict[bytes, bytes]) -> OSError:
     try:
-        os.execve(path, argv, env)
+        os.execve(path, argv, env)  # noqa: S606 - this is what a container engine does
     except OSError as error:
         return error
 

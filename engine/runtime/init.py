@@ -1,7 +1,7 @@
 """Our own init for `init: true`: PID 1 forks the program, hands signals on, reaps orphans, exits as the program did.
 
 It is confined exactly as the program is before it forks (same user, capabilities, seccomp filter), holds no descriptor
-but /dev/null, and is not dumpable. See docs/adr/0004-init.md for why it is a frozen Python and what that costs.
+at all, and is not dumpable. See docs/adr/0004-init.md for why it is a frozen Python and what that costs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _CATCHABLE = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP} - _S
 _NOT_FORWARDED = {signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 
 
-def run_init(run: Callable[[], NoReturn], *, tty: bool, null: int) -> NoReturn:
-    """Fork; the child calls `run` (which never returns), the parent is the init. `null` is the container's /dev/null."""
+def run_init(run: Callable[[], NoReturn], *, tty: bool) -> NoReturn:
+    """Fork; the child calls `run` (which never returns), the parent is the init."""
     sc.prctl(sc.PR_SET_CHILD_SUBREAPER, 1)  # matters only with the host's pid namespace
     signal.pthread_sigmask(signal.SIG_BLOCK, _CATCHABLE)
     child = os.fork()
@@ -38,9 +38,7 @@ def run_init(run: Callable[[], NoReturn], *, tty: bool, null: int) -> NoReturn:
             os.setpgid(0, 0)
             os.tcsetpgrp(0, os.getpid())  # SIGTTOU is blocked here, so a background process may do this
         run()
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)  # the streams end when the program's own copies are closed
-    sc.close_range(3)
+    sc.close_range(0)  # the streams end when the program's own copies are closed
     sc.set_name(b"init")
     os._exit(_supervise(child))
 
