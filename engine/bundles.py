@@ -1,0 +1,254 @@
+"""From a container's record to the bundle that the launcher carries out. No I/O but the stat of device nodes.
+
+Flows in: the record, where the snapshot, cgroups and namespace descriptors are. Flows out: `Bundle`, `Process`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pystack.engine.confine import Confinement, confinement, path_lists
+from pystack.engine.container import Container, MountRecord
+from pystack.engine.merge import argv, process_env
+from pystack.engine.runtime.bundle import (
+    Bundle,
+    DeviceNode,
+    LogFile,
+    MountEntry,
+    Namespaces,
+    Process,
+    Rlimit,
+    RootFilesystem,
+)
+from pystack.kernel.devices import container_devices
+from pystack.model.container import ContainerSpec, ExecSpec, LogConfig, Mount
+from pystack.model.errors import InvalidInput
+
+# <linux/mount.h>
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MS_RELATIME = 1, 2, 4, 8, 1 << 10, 1 << 21
+_TMPFS_FLAGS = {
+    "ro": (MS_RDONLY, True), "rw": (MS_RDONLY, False),
+    "nosuid": (MS_NOSUID, True), "suid": (MS_NOSUID, False),
+    "nodev": (MS_NODEV, True), "dev": (MS_NODEV, False),
+    "noexec": (MS_NOEXEC, True), "exec": (MS_NOEXEC, False),
+    "noatime": (MS_NOATIME, True), "relatime": (MS_RELATIME, True),
+}  # fmt: skip
+_TMPFS_DATA = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
+_SIZES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What start has made ready for the bundle: `namespaces` as in the contract, directories as they lie on the host."""
+
+    rootfs: RootFilesystem
+    root_binds: tuple[tuple[str, str], ...]  # (host source, target), read-only, parts of the image
+    namespaces: Namespaces
+    cgroups: list[str]
+    network_files: Mapping[str, str]  # target in the container -> file on the host
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "64m", "1g", "65536", "10 MB". InvalidInput otherwise."""
+    body = text.strip().lower().removesuffix("ib").removesuffix("b").strip()
+    factor = _SIZES.get(body[-1:], 0)
+    digits = body[:-1] if factor else body
+    try:
+        return int(float(digits) * (factor or 1))
+    except ValueError:
+        raise InvalidInput(f"invalid size: {text!r}", hint="write it like 64m or 1g") from None
+
+
+def tmpfs_entry(mount: Mount) -> MountEntry:
+    """A tmpfs of the container: noexec, nosuid, nodev unless the raw options say otherwise, like Docker."""
+    flags, data = MS_NOEXEC | MS_NOSUID | MS_NODEV, []
+    for option in filter(None, mount.tmpfs_options.split(",")):
+        key, _, _value = option.partition("=")
+        if option in _TMPFS_FLAGS:
+            bit, on = _TMPFS_FLAGS[option]
+            flags = flags | bit if on else flags & ~bit
+        elif key in _TMPFS_DATA:
+            data.append(option)
+        else:
+            raise InvalidInput(f"invalid tmpfs option {option!r} for {mount.target}")
+    if mount.tmpfs_size:
+        data.append(f"size={mount.tmpfs_size}")
+    if mount.tmpfs_mode is not None:
+        data.append(f"mode={mount.tmpfs_mode:o}")
+    if mount.read_only:
+        flags |= MS_RDONLY
+    return MountEntry(
+        kind="fs", source="tmpfs", target=mount.target, fstype="tmpfs", flags=flags, data=",".join(data)
+    )
+
+
+def bind_entry(
+    source: str, target: str, *, readonly: bool, recursive: bool = True, propagation: str = ""
+) -> MountEntry:
+    return MountEntry(
+        kind="bind",
+        source=source,
+        target=target,
+        flags=0,
+        recursive=recursive,
+        propagation=propagation,
+        readonly=readonly,
+    )
+
+
+def _entry(mount: MountRecord) -> MountEntry:
+    if mount.spec.type == "tmpfs":
+        return tmpfs_entry(mount.spec)
+    return bind_entry(
+        mount.view.source,
+        mount.spec.target,
+        readonly=not mount.view.read_write,
+        recursive=mount.spec.recursive,
+        propagation=mount.spec.propagation,
+    )
+
+
+def _depth(entry: MountEntry) -> int:
+    return entry["target"].rstrip("/").count("/")
+
+
+def _mounts(container: Container, around: Surroundings) -> list[MountEntry]:
+    """The image's own binds, then everything asked for, shallow targets first so that none hides another."""
+    config = container.config
+    asked = [_entry(m) for m in container.record.mounts]
+    for index, file in enumerate(config.files):
+        asked.append(bind_entry(f"{container.directory}/files/{index}", file.target, readonly=True))
+    if config.ipc_mode == "host":
+        asked.append(bind_entry("/dev/shm", "/dev/shm", readonly=False))
+        asked.append(bind_entry("/dev/mqueue", "/dev/mqueue", readonly=False))
+    taken = {e["target"].rstrip("/") for e in asked}
+    asked += [bind_entry(s, t, readonly=False) for t, s in around.network_files.items() if t not in taken]
+    asked.sort(key=_depth)
+    return [bind_entry(s, t, readonly=True) for s, t in around.root_binds] + asked
+
+
+def _devices(config: ContainerSpec) -> list[DeviceNode]:
+    nodes, _ = container_devices(config.privileged, config.resources.devices, ())
+    return [DeviceNode(**node) for node in nodes]
+
+
+def _integer(options: Mapping[str, str], key: str, default: int) -> int:
+    value = options.get(key)
+    if value is None:
+        return default
+    if value == "-1":
+        return -1
+    return parse_size(value) if key == "max-size" else int(value)
+
+
+def log_file(path: str, log: LogConfig) -> LogFile:
+    """Docker's json-file options. InvalidInput for one that is unknown or contradicts another."""
+    options = log.options
+    unknown = set(options) - {
+        "max-size",
+        "max-file",
+        "compress",
+        "labels",
+        "labels-regex",
+        "env",
+        "env-regex",
+        "tag",
+        "mode",
+        "max-buffer-size",
+    }
+    if unknown:
+        raise InvalidInput(f"unknown log opt '{min(unknown)}' for {log.driver} log driver")
+    try:
+        size, count = _integer(options, "max-size", -1), _integer(options, "max-file", 1)
+    except ValueError as error:
+        raise InvalidInput(f"invalid log option: {error}") from error
+    compress = options.get("compress", "false").lower() in {"true", "1"}
+    if count < 1:
+        raise InvalidInput("max-file cannot be less than 1")
+    if size < 0 and count > 1:
+        raise InvalidInput("cannot use max-file without max-size", hint="give max-size, too")
+    if compress and (size < 0 or count < 2):
+        raise InvalidInput("compress cannot be true when max-file is less than 2 or max-size is not set")
+    return LogFile(path=path, max_size=size, max_file=count, compress=compress, attributes={})
+
+
+def _log(container: Container) -> LogFile:
+    config = container.config
+    log = log_file(container.log_path, config.log)
+    wanted = set(filter(None, config.log.options.get("labels", "").split(",")))
+    env = set(filter(None, config.log.options.get("env", "").split(",")))
+    values = dict(entry.partition("=")[::2] for entry in config.env)
+    log["attributes"] = {k: v for k, v in config.labels.items() if k in wanted} | {
+        k: v for k, v in values.items() if k in env
+    }
+    return log
+
+
+def _rlimits(config: ContainerSpec) -> list[Rlimit]:
+    return [Rlimit(name=u.name, soft=u.soft, hard=u.hard) for u in config.resources.ulimits]
+
+
+def _process(
+    config: ContainerSpec, limits: Confinement, *, command: list[str], env: list[str], tty: bool
+) -> Process:
+    return Process(
+        argv=command,
+        env=env,
+        cwd=config.working_dir or "/",
+        user=config.user,
+        group_add=list(config.group_add),
+        capabilities=limits.capabilities,
+        no_new_privileges=limits.no_new_privileges,
+        seccomp=limits.seccomp,
+        rlimits=_rlimits(config),
+        oom_score_adj=config.oom_score_adj,
+        tty=tty,
+        console_size=list(config.console_size),
+        apparmor=limits.apparmor,
+    )
+
+
+def exec_process(config: ContainerSpec, spec: ExecSpec) -> Process:
+    """A further process, confined as PID 1 is; `privileged` gives it all capabilities and no filter."""
+    limits = confinement(config, privileged=spec.privileged)
+    env = process_env(config, spec.env)
+    if spec.tty and not any(e.startswith("TERM=") for e in env):
+        env.append("TERM=xterm")
+    process = _process(config, limits, command=list(spec.command), env=env, tty=spec.tty)
+    process["user"] = spec.user or config.user
+    process["cwd"] = spec.working_dir or config.working_dir or "/"
+    process["console_size"] = list(spec.console_size)
+    return process
+
+
+def build(container: Container, around: Surroundings) -> Bundle:
+    """The whole bundle of the container's next run, `record.run`."""
+    config = container.config
+    masked, readonly = path_lists(config)
+    shared_uts = config.uts_mode == "host"
+    return Bundle(
+        id=container.id,
+        run=container.record.run,
+        directory=container.directory,
+        socket=container.shim_socket,
+        process=_process(
+            config, confinement(config), command=argv(config), env=process_env(config), tty=config.tty
+        ),
+        init=bool(config.init),
+        stdin=config.open_stdin,
+        stdin_once=config.stdin_once,
+        log=_log(container),
+        namespaces=around.namespaces,
+        hostname="" if shared_uts else config.hostname,
+        domainname="" if shared_uts else config.domainname,
+        cgroups=around.cgroups,
+        rootfs=around.rootfs,
+        mounts=_mounts(container, around),
+        devices=_devices(config),
+        shm_size=config.shm_size,
+        masked_paths=masked,
+        readonly_paths=readonly,
+        sysctls=dict(config.sysctls),
+        privileged=config.privileged,
+    )

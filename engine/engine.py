@@ -1,0 +1,162 @@
+"""The engine: every layer below composed, opened in order, recovered, and closed in reverse.
+
+Flows in: an `Instance`. Flows out: the facades of `engine.interface.Engine`. Containers outlive it: shutting down
+leaves them running unless asked otherwise, and the next `open` takes them over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from pystack.engine import info
+from pystack.engine.containers import Containers
+from pystack.engine.creation import Creation
+from pystack.engine.events import EventBus
+from pystack.engine.execs import Execs
+from pystack.engine.facades import Networks
+from pystack.engine.lifecycle import Lifecycle
+from pystack.engine.recovery import Recovery
+from pystack.engine.runtime.client import Launcher, ShimProcess
+from pystack.engine.services import Registry, Services
+from pystack.engine.store import Store, Table
+from pystack.image.service import ImageService
+from pystack.kernel.cgroups import EngineCgroups
+from pystack.model.errors import Conflict, NotModified, PystackError
+from pystack.model.names import Instance
+from pystack.model.observed import Event
+from pystack.network.service import NetworkService
+from pystack.volume.service import VolumeService
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """`interface.Engine`. Use `Engine.open`."""
+
+    def __init__(
+        self, services: Services, store: Store, containers: Containers, lifecycle: Lifecycle
+    ) -> None:
+        self._services, self._store, self._lifecycle = services, store, lifecycle
+        self._containers = containers
+        self._networks = Networks(services)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, instance: Instance) -> AsyncIterator[Engine]:
+        """Open the engine on its root; on leaving, close it with its containers left running."""
+        _make_directories(instance)
+        async with AsyncExitStack() as stack:
+            store = Store.open(f"{instance.root}/state.db")
+            stack.push_async_callback(store.close)
+            services = await _compose(instance, store, stack)
+            await services.registry.load()
+            lifecycle = Lifecycle(services)
+            creation = Creation(services, lifecycle)
+            lifecycle.on_auto_remove = creation.auto_remove
+            await Recovery(services, lifecycle, creation, ShimProcess.reconnect).run()
+            engine = cls(
+                services, store, Containers(services, lifecycle, creation, Execs(services)), lifecycle
+            )
+            stack.push_async_callback(engine.shutdown)
+            yield engine
+
+    @property
+    def containers(self) -> Containers:
+        return self._containers
+
+    @property
+    def networks(self) -> Networks:
+        return self._networks
+
+    @property
+    def volumes(self) -> VolumeService:
+        return self._services.volumes
+
+    @property
+    def images(self) -> ImageService:
+        return self._services.images
+
+    @property
+    def events(self) -> EventBus:
+        return self._services.events
+
+    def documents(self, table: str) -> Table:
+        """A table of the state store for the layers above (the stacks of the reconciler)."""
+        return self._store.table(table)
+
+    async def info(self) -> dict[str, object]:
+        return info.info(self._services, len(await self.images.list()))
+
+    async def version(self) -> dict[str, object]:
+        return info.version()
+
+    async def shutdown(self, *, keep_containers: bool = True) -> None:
+        """End watching; with `keep_containers` false stop every container first, all at once. Idempotent."""
+        services = self._services
+        if not keep_containers and not services.closing:
+            await asyncio.gather(*(self._stop(c.id) for c in services.registry))
+        services.closing = True
+        services.events.close()
+        for container in services.registry:
+            container.cancel_backoff()
+            if container.monitor is not None:
+                container.monitor.stop()
+        await services.background.close()
+        for container in services.registry:
+            if container.shim is not None:
+                container.shim.close()
+                container.shim = None
+        services.watcher.close()
+
+    async def _stop(self, container_id: str) -> None:
+        try:
+            await self._containers.stop(container_id)
+        except NotModified:
+            pass  # it did not run
+        except (Conflict, PystackError) as error:
+            log.error("cannot stop container %s: %s", container_id[:12], error)
+
+
+def _make_directories(instance: Instance) -> None:
+    """State is root's alone (CVE-2021-41091); the run directory can be passed through, to the API's socket."""
+    os.makedirs(instance.root, mode=0o700, exist_ok=True)
+    os.chmod(instance.root, 0o700)
+    os.makedirs(f"{instance.root}/containers", mode=0o700, exist_ok=True)
+    os.makedirs(instance.run, mode=0o711, exist_ok=True)
+    os.makedirs(f"{instance.run}/c", mode=0o700, exist_ok=True)
+
+
+async def _compose(instance: Instance, store: Store, stack: AsyncExitStack) -> Services:
+    """Make the layers below and open them; each closes with `stack`."""
+    events = EventBus()
+
+    def publish(type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> Event:
+        return events.publish(type, action, actor_id, attributes)
+
+    registry = Registry(store.table("containers"), instance)
+    cgroups = EngineCgroups(instance.cgroup)
+    cgroups.prepare()
+    images = ImageService(instance.root, store.table("images"), publish, registry.using_image)
+    volumes = VolumeService(instance.root, store.table("volumes"), publish, registry.using_volume)
+    networks = NetworkService(instance, store.table("networks"), publish)
+    await images.open()
+    await volumes.open()
+    await networks.open()
+    stack.push_async_callback(networks.close)
+    launcher = Launcher(instance, cgroups.supervisor_dirs())
+    await launcher.start()
+    stack.push_async_callback(launcher.close)
+    return Services(
+        instance=instance,
+        events=events,
+        registry=registry,
+        images=images,
+        volumes=volumes,
+        networks=networks,
+        cgroups=cgroups,
+        launcher=launcher,
+    )

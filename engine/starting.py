@@ -1,0 +1,200 @@
+"""Starting a container: every step registers its undo at once, and a failure anywhere undoes them in reverse.
+
+Order: sandbox (addresses, ports) → files → cgroup → bundle → launch → wire the netns while the child mounts → go →
+started. The caller holds the container's lock and has recorded the intent (`starting`) durably.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+
+from pystack.engine import bundles
+from pystack.engine.container import Container
+from pystack.engine.ports import ShimPort
+from pystack.engine.runtime.bundle import Namespaces, RootFilesystem
+from pystack.engine.services import Services
+from pystack.kernel import process
+from pystack.kernel.devices import container_devices
+from pystack.kernel.failpoints import failpoint
+from pystack.model.errors import Conflict, EngineError
+from pystack.network.service import Sandbox, SandboxRequest
+
+_NETWORK_FILES = {"/etc/hosts": "hosts", "/etc/hostname": "hostname", "/etc/resolv.conf": "resolv.conf"}
+
+
+def sandbox_request(container: Container) -> SandboxRequest:
+    config = container.config
+    return SandboxRequest(
+        container_id=container.id,
+        name=container.name,
+        hostname=config.hostname,
+        domainname=config.domainname,
+        network_mode=config.network_mode,
+        endpoints=config.endpoints,
+        ports=config.ports,
+        publish_all=config.publish_all_ports,
+        exposed=config.exposed_ports,
+        dns=config.dns,
+        dns_search=config.dns_search,
+        dns_options=config.dns_options,
+        extra_hosts=config.extra_hosts,
+    )
+
+
+def write_file(path: str, content: bytes, *, mode: int = 0o644, uid: int = 0, gid: int = 0) -> None:
+    """Write a file of the engine's own in place: a container may have its inode mounted."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fchown(fd, uid, gid)
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+class Starter:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def start(self, container: Container) -> tuple[ShimPort, Sandbox | None]:
+        """Bring the process up. Raises StartError or EngineError with everything undone."""
+        services, config = self._services, container.config
+        async with AsyncExitStack() as undo:
+            namespaces, fds = self._namespaces(container, undo)
+            sandbox = await self._sandbox(container, undo)
+            cgroups = services.cgroups.create(container.id, config.resources, config.cgroup_parent)
+            undo.push_async_callback(services.cgroups.remove, container.id)
+            failpoint("engine.start.cgroup")
+            _, rules = container_devices(
+                config.privileged, config.resources.devices, config.resources.device_cgroup_rules
+            )
+            services.cgroups.set_devices(container.id, rules)
+            bundle = bundles.build(container, self._surroundings(container, namespaces, cgroups))
+            os.makedirs(services.instance.shim_dir(container.id), mode=0o700, exist_ok=True)
+            shim = await services.launcher.launch(bundle, fds)
+            undo.callback(self._abandon, container, shim)
+            failpoint("engine.start.launched")
+            if sandbox is not None and shim.netns_fd >= 0:
+                await services.networks.wire(sandbox, shim.netns_fd)
+            failpoint("engine.start.wired")
+            await self._bind_sessions(container, shim)
+            await shim.go()
+            await shim.wait_started()
+            failpoint("engine.start.started")
+            undo.pop_all()
+        for fd in fds:
+            os.close(fd)
+        return shim, sandbox
+
+    def _abandon(self, container: Container, shim: ShimPort) -> None:
+        shim.close()
+        self._services.cgroups.kill(container.id)
+
+    def _namespaces(self, container: Container, undo: AsyncExitStack) -> tuple[Namespaces, list[int]]:
+        """The namespaces of the bundle and the descriptors that go with it; theirs is the caller to close."""
+        config = container.config
+        fds: list[int] = []
+
+        def shared(kind: str, mode: str) -> str:
+            fd = self._namespace_of(mode.removeprefix("container:"), kind)
+            undo.callback(os.close, fd)
+            fds.append(fd)
+            return f"fd:{len(fds) - 1}"
+
+        def choose(kind: str, mode: str) -> str:
+            return (
+                "host" if mode == "host" else shared(kind, mode) if mode.startswith("container:") else "new"
+            )
+
+        cgroupns = config.cgroupns_mode or (
+            "host" if self._services.cgroups.hierarchy.mode != "v2" else "private"
+        )
+        return (
+            Namespaces(
+                mnt="new",
+                pid=choose("pid", config.pid_mode),
+                net=choose("net", config.network_mode),
+                ipc=choose("ipc", config.ipc_mode),
+                uts=choose("uts", config.uts_mode),
+                cgroup="host" if cgroupns == "host" else "new",
+                user="host",
+            ),
+            fds,
+        )
+
+    def _namespace_of(self, ref: str, kind: str) -> int:
+        """A namespace of another, running container. Conflict when it does not run."""
+        target = self._services.registry.get(ref)
+        words = {"net": "network", "pid": "PID", "ipc": "IPC"}
+        if not target.running or target.shim is None:
+            raise Conflict(
+                f"cannot join {words.get(kind, kind)} namespace of a non running container: {target.id}"
+            )
+        fd = process.open_namespace(target.shim.pid, kind)
+        # The pid may have been reused between the exit and the open: the pidfd knows (isolation.md, "container:" modes).
+        if not process.is_alive(target.shim.pidfd):
+            os.close(fd)
+            raise Conflict(
+                f"cannot join {words.get(kind, kind)} namespace of a non running container: {target.id}"
+            )
+        return fd
+
+    async def _sandbox(self, container: Container, undo: AsyncExitStack) -> Sandbox | None:
+        """Addresses and ports, and the three files that Docker mounts. None with another container's network."""
+        services = self._services
+        if container.config.network_mode.startswith("container:"):
+            return None
+        undo.push_async_callback(services.networks.release, container.id)
+        sandbox = await services.networks.prepare(sandbox_request(container))
+        failpoint("engine.start.sandbox")
+        write_file(f"{container.directory}/hosts", sandbox.hosts_text.encode())
+        write_file(f"{container.directory}/hostname", sandbox.hostname_text.encode())
+        write_file(f"{container.directory}/resolv.conf", sandbox.resolv_conf_text.encode())
+        return sandbox
+
+    def _surroundings(
+        self, container: Container, namespaces: Namespaces, cgroups: list[str]
+    ) -> bundles.Surroundings:
+        snapshot = self._services.images.snapshots.prepare(container.id, container.record.image_id)
+        owner = container
+        if container.config.network_mode.startswith("container:"):
+            owner = self._services.registry.get(container.config.network_mode.removeprefix("container:"))
+        return bundles.Surroundings(
+            rootfs=RootFilesystem(
+                lower=list(snapshot.lower),
+                upper=snapshot.upper,
+                work=snapshot.work,
+                mountpoint=snapshot.mountpoint,
+                readonly=container.config.read_only_rootfs,
+            ),
+            root_binds=tuple(snapshot.binds),
+            namespaces=namespaces,
+            cgroups=cgroups,
+            network_files={target: f"{owner.directory}/{name}" for target, name in _NETWORK_FILES.items()},
+        )
+
+    async def _bind_sessions(self, container: Container, shim: ShimPort) -> None:
+        """Give those who attached before the start their streams: before `go`, so that they see the first byte."""
+        waiting, container.awaiting_start = container.awaiting_start, []
+        for session in waiting:
+            if session.open:
+                stdin, stdout, stderr = session.wants
+                session.bind(await shim.attach(stdin=stdin, stdout=stdout, stderr=stderr))
+
+
+def discard_shim_dir(container: Container) -> None:
+    """Remove the runtime directory of a shim that has ended. Idempotent; another file in it is a fault."""
+    directory = container.instance.shim_dir(container.id)
+    try:
+        os.unlink(container.shim_socket)
+    except FileNotFoundError:
+        pass  # the shim removed it itself: the usual case
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        pass  # never made, or done before
+    except OSError as error:
+        raise EngineError(f"cannot remove {directory}: {error.strerror}") from error

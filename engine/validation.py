@@ -1,0 +1,131 @@
+"""Checks of a create request before anything is made, with Docker's messages. Pure but for looking at host facts."""
+
+from __future__ import annotations
+
+import re
+
+from pystack.engine import bundles
+from pystack.engine.confine import confinement
+from pystack.engine.signals import parse_signal
+from pystack.kernel.devices import container_devices
+from pystack.kernel.host import Host
+from pystack.kernel.limits import Features, validate
+from pystack.model.container import ContainerSpec, Resources
+from pystack.model.errors import InvalidInput, Unsupported
+
+_IPC_SYSCTLS = frozenset(
+    f"kernel.{name}"
+    for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
+)
+_HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?\Z")
+_LOG_DRIVERS = frozenset({"json-file", "none"})
+
+
+def check_resources(
+    resources: Resources, host: Host, features: Features, *, update: bool = False
+) -> list[str]:
+    """Warnings. InvalidInput with the first error."""
+    errors, warnings = validate(resources, host, features, update=update)
+    if errors:
+        raise InvalidInput(errors[0])
+    return warnings
+
+
+def check_policy(spec: ContainerSpec) -> None:
+    """Restart policy and --rm."""
+    policy = spec.restart
+    if policy.maximum_retry_count < 0:
+        raise InvalidInput("invalid restart policy: maximum retry count cannot be negative")
+    if policy.maximum_retry_count and policy.name != "on-failure":
+        raise InvalidInput("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+    if spec.auto_remove and policy.name != "no":
+        raise InvalidInput("can't create 'AutoRemove' container with restart policy")
+
+
+def check_sysctls(config: ContainerSpec) -> None:
+    """Only sysctls that a namespace of the container's own holds: any other would be the host's."""
+    for name in config.sysctls:
+        in_net = name.startswith("net.") and config.network_mode != "host"
+        own_ipc = config.ipc_mode != "host"
+        in_ipc = (name in _IPC_SYSCTLS or name.startswith("fs.mqueue.")) and own_ipc
+        if "/" in name or ".." in name or not (in_net or in_ipc):
+            raise InvalidInput(
+                f'sysctl "{name}" is not in a separate kernel namespace',
+                hint="net.* needs a network of the container's own, kernel.shm* and kernel.msg* its own IPC namespace",
+            )
+
+
+def check_modes(config: ContainerSpec) -> None:
+    """Namespace modes and what contradicts them."""
+    shared = config.network_mode.startswith("container:")
+    if shared and config.ports:
+        raise InvalidInput("conflicting options: port publishing and the container type network mode")
+    if shared and config.dns:
+        raise InvalidInput("conflicting options: dns and the network mode")
+    if shared and config.extra_hosts:
+        raise InvalidInput("conflicting options: custom host-to-IP mapping and the network mode")
+    if config.ipc_mode.startswith("container:"):
+        raise Unsupported(
+            "cannot join the IPC namespace of another container",
+            hint="use --ipc host, or share files through a volume",
+        )
+    if config.ipc_mode not in {"private", "none", "shareable", "host"}:
+        raise InvalidInput(f"invalid IPC mode: {config.ipc_mode}")
+    if config.pid_mode not in {"", "host"} and not config.pid_mode.startswith("container:"):
+        raise InvalidInput(f"invalid PID mode: {config.pid_mode}")
+    if config.uts_mode not in {"", "host"}:
+        raise InvalidInput(f"invalid UTS mode: {config.uts_mode}")
+    if config.cgroupns_mode not in {"", "host", "private"}:
+        raise InvalidInput(f"invalid cgroup namespace mode: {config.cgroupns_mode}")
+    if config.userns_mode not in {"", "host"}:
+        raise InvalidInput(f"invalid userns mode: {config.userns_mode}")
+    if config.runtime not in {"", "runc", "io.containerd.runc.v2", "pystack"}:
+        raise InvalidInput(f"unknown or invalid runtime name: {config.runtime}")
+
+
+def check_mounts(config: ContainerSpec) -> None:
+    """Targets: absolute, not the root, not on or below /proc, not twice."""
+    seen: set[str] = set()
+    for mount in config.mounts:
+        target = mount.target.rstrip("/")
+        if not mount.target.startswith("/"):
+            raise InvalidInput(f"invalid mount path: '{mount.target}' mount path must be absolute")
+        if not target:
+            raise InvalidInput("invalid specification: destination can't be '/'")
+        if target == "/proc" or target.startswith("/proc/"):
+            # isolation.md §5: a mount over /proc lets a container lie to the engine about itself (CVE-2019-16884).
+            raise InvalidInput(f"cannot mount on {target}: it is inside /proc")
+        if target in seen:
+            raise InvalidInput(f"Duplicate mount point: {mount.target}")
+        seen.add(target)
+        if mount.type == "tmpfs":
+            bundles.tmpfs_entry(mount)
+        if mount.type == "image":
+            raise Unsupported(f"cannot mount an image at {mount.target}: image mounts are not supported yet")
+
+
+def check(config: ContainerSpec, host: Host, features: Features) -> list[str]:
+    """Everything about a merged spec. Returns warnings; raises InvalidInput or Unsupported."""
+    check_policy(config)
+    check_modes(config)
+    check_sysctls(config)
+    check_mounts(config)
+    if config.hostname and (len(config.hostname) > 63 or not _HOSTNAME.match(config.hostname)):
+        raise InvalidInput(f"invalid hostname format: {config.hostname}")
+    if config.stop_signal:
+        parse_signal(config.stop_signal)
+    if config.log.driver not in _LOG_DRIVERS:
+        raise InvalidInput(
+            f'logger: no log driver named "{config.log.driver}" is registered',
+            hint="json-file and none are available",
+        )
+    bundles.log_file("", config.log)
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise InvalidInput(
+            f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+        )
+    if not -1000 <= config.oom_score_adj <= 1000:
+        raise InvalidInput(f"Invalid value {config.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+    confinement(config)
+    container_devices(config.privileged, config.resources.devices, config.resources.device_cgroup_rules)
+    return check_resources(config.resources, host, features)
