@@ -13,8 +13,9 @@ from pystack.stackfile.document import child, plain
 from pystack.stackfile.durations import format_duration
 from pystack.stackfile.normalise import resource_name, used_contents, used_networks, used_volumes
 from pystack.stackfile.resolved import Resolved
-from pystack.stackfile.schema import NetworkPart, Part, ServicePart, extensions
+from pystack.stackfile.schema import NetworkPart, Part, ServicePart, ServiceVolume
 from pystack.stackfile.select import dependencies
+from pystack.stackfile.validate import extensions
 
 
 class _HasResolved(Protocol):
@@ -103,6 +104,7 @@ _FORMS: dict[str, Callable[[Any], Any]] = {
     "memory": str,
     "mem_limit": str,
     "mem_reservation": str,
+    "mem_swappiness": str,
     "memswap_limit": str,
     "shm_size": str,
     "mode": lambda value: _octal(value) if isinstance(value, int) else value,
@@ -144,9 +146,10 @@ def _service(name: str, part: ServicePart, resolved: Resolved) -> dict[str, Any]
         }
     if part.volumes:
         out["volumes"] = [_volume(v) for v in part.volumes]
-    for kind, directory in (("secrets", "/run/secrets/"), ("configs", "/")):
-        for grant in out.get(kind, ()):
-            grant.setdefault("target", directory + grant["source"])
+    for grant in out.get("secrets", ()):
+        grant.setdefault("target", "/run/secrets/" + grant["source"])
+    if part.pull_policy == "if_not_present":
+        out["pull_policy"] = "missing"
     if part.build is not None:
         out["build"] = _build(name, resolved)
     if part.deploy:
@@ -160,12 +163,14 @@ def _words(words: tuple[str, ...] | None) -> list[str] | None:
     return None if words is None else list(words)
 
 
-def _volume(volume: Part) -> dict[str, Any]:
+def _volume(volume: ServiceVolume) -> dict[str, Any]:
     out = _dump(volume)
     for block in ("bind", "volume", "tmpfs", "image"):
         options = getattr(volume, block)
         if options is not None:
             out[block] = _dump(options)
+    if volume.tmpfs is not None and volume.tmpfs.mode is not None:
+        out["tmpfs"]["mode"] = volume.tmpfs.mode
     return out
 
 
@@ -194,6 +199,5 @@ def _resource(resolved: Resolved, key: str, part: Any) -> dict[str, Any]:
 
 def _network(resolved: Resolved, key: str, part: NetworkPart) -> dict[str, Any]:
     out = _resource(resolved, key, part)
-    if not part.external:
-        out.setdefault("ipam", {})
+    out.setdefault("ipam", {}).pop("options", None)  # compose-go keeps no IPAM options
     return out

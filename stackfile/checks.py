@@ -41,24 +41,27 @@ def check(document: Node, parts: Parts, enabled: Mapping[str, ServicePart], repo
     _contents(context, "configs", parts.configs)
     for kind, resources in (("networks", parts.networks), ("volumes", parts.volumes)):
         for key, resource in resources.items():
-            given = [
-                f for f in resource.model_fields_set if f not in ("external", "name", "x-", "extensions")
-            ]
+            given = resource.model_fields_set - {"external", "name", "extensions"}
             if resource.external and given:
-                extra = ", ".join(sorted(given))
-                context.error(
-                    (kind, key),
-                    "external",
-                    f"{kind}.{key} is external and cannot set {extra} as well",
-                    key=True,
-                )
+                message = f"{kind}.{key} is external: {', '.join(sorted(given))} has no effect"
+                reporter.warn(locate(document, (kind, key), key=True), "no-effect", message, path=(kind, key))
     _cycles(context)
+
+
+def check_runnable(
+    document: Node, parts: Parts, enabled: Mapping[str, ServicePart], reporter: Reporter
+) -> None:
+    """Reports words that Compose lets pass and the engine would refuse."""
+    context = _Context(document, parts, enabled, reporter)
+    for name, service in enabled.items():
+        _words(context, name, service)
+        _expose(context, name, service)
 
 
 def _image(context: _Context, name: str, _service: ServicePart) -> None:
     node = child(context.document, "services", name)
     if isinstance(node, DocumentMapping) and not any(
-        not is_null(node.items.get(k)) for k in ("image", "build", "provider")
+        not is_null(node.items.get(k)) for k in ("image", "build", "provider", "extends")
     ):
         context.error(
             ("services", name),
@@ -87,17 +90,17 @@ def _networks(context: _Context, name: str, service: ServicePart) -> None:
         context.error(("services", name, "network_mode"), "conflict", message, "keep one of them", key=True)
     for network in service.networks or ():
         if network != "default":
-            _defined(context, (*path, network), "network", network, context.parts.networks, name)
+            _defined(context, (*path, network), "network", context.parts.networks, key=network, service=name)
 
 
 def _defined(
     context: _Context,
     path: Path,
     kind: str,
-    key: str,
     known: Iterable[str],
-    service: str,
     *,
+    key: str,
+    service: str,
     on_key: bool = True,
 ) -> None:
     section = f"{kind}s"
@@ -115,7 +118,13 @@ def _mounts(context: _Context, name: str, service: ServicePart) -> None:
         _target(context, path, volume.target, targets, name)
         if volume.type == "volume" and volume.source:
             _defined(
-                context, (*path, "source"), "volume", volume.source, context.parts.volumes, name, on_key=False
+                context,
+                (*path, "source"),
+                "volume",
+                context.parts.volumes,
+                key=volume.source,
+                service=name,
+                on_key=False,
             )
         if volume.type == "bind" and not volume.source:
             context.error(path, "bad-volume", f"bind mount at {volume.target} needs a `source`")
@@ -138,12 +147,7 @@ def _only_selinux(volume: ServiceVolume) -> bool:
 
 def _target(context: _Context, path: Path, target: str, targets: dict[str, Path], service: str) -> None:
     clean = "/" + target.strip("/")
-    if not target.startswith("/"):
-        hint = "a one-letter volume name reads as a Windows drive" if re.match(r"[A-Za-z]:", target) else ""
-        context.error(path, "bad-volume", f"mount target `{target}` must be an absolute path", hint)
-    elif clean == "/":
-        context.error(path, "bad-volume", "a mount cannot cover the container's root `/`")
-    elif clean in targets:
+    if clean in targets:
         first = locate(context.document, targets[clean])
         message = f"service `{service}` mounts {target} twice"
         context.error(
@@ -160,7 +164,7 @@ def _granted(context: _Context, name: str, service: ServicePart) -> None:
     ):
         for index, grant in enumerate(grants or ()):
             path: Path = ("services", name, f"{kind}s", index, "source")
-            _defined(context, path, kind, grant.source, known, name, on_key=False)
+            _defined(context, path, kind, known, key=grant.source, service=name, on_key=False)
             for field in ("uid", "gid"):
                 value = getattr(grant, field)
                 if value is not None and not value.isdigit():
@@ -214,7 +218,7 @@ def _twins(context: _Context, name: str, service: ServicePart) -> None:
     """Attributes that say the same as one below `deploy`; both given, they must agree."""
     deploy = service.deploy
     resources = deploy.resources if deploy else None
-    pairs = []
+    pairs: list[tuple[str, float | None, str, float | None]] = []
     if deploy and deploy.replicas is not None:
         pairs.append(("scale", service.scale, "deploy.replicas", deploy.replicas))
     if resources and (limits := resources.limits):
@@ -268,6 +272,9 @@ def _ports(context: _Context, name: str, service: ServicePart) -> None:
                 port_range(port.published, "published port")
             except PortSyntaxError as error:
                 context.error((*path, "published"), "bad-port", str(error))
+
+
+def _expose(context: _Context, name: str, service: ServicePart) -> None:
     for index, text in enumerate(service.expose or ()):
         if not re.match(r"\d+(-\d+)?(/(tcp|udp|sctp))?\Z", text):
             context.error(
@@ -281,8 +288,10 @@ def _ports(context: _Context, name: str, service: ServicePart) -> None:
 def _words(context: _Context, name: str, service: ServicePart) -> None:
     restart = service.restart
     if restart and not re.match(r"(no|always|unless-stopped|on-failure(:\d+)?)\Z", restart):
-        known = ("no", "always", "unless-stopped", "on-failure")
-        hint = did_you_mean(restart, known) or "write no, always, unless-stopped, on-failure or on-failure:3"
+        hint = (
+            did_you_mean(restart, ("no", "always", "unless-stopped", "on-failure"))
+            or "write no, always, unless-stopped, on-failure or on-failure:3"
+        )
         context.error(
             ("services", name, "restart"), "bad-restart", f"restart policy `{restart}` is not known", hint
         )
@@ -352,5 +361,4 @@ _SERVICE_CHECKS = (
     _twins,
     _replicas,
     _ports,
-    _words,
 )

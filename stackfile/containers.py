@@ -115,8 +115,8 @@ def restart_policy(part: ServicePart) -> RestartPolicy:
     if policy is None:
         return RestartPolicy()
     condition = {"none": "no", "any": "always"}.get(policy.condition or "any", policy.condition)
-    count = (policy.max_attempts or 0) if condition == "on-failure" else 0
-    return RestartPolicy(name=cast('Literal["no"]', condition), maximum_retry_count=count)
+    attempts = (policy.max_attempts or 0) if condition == "on-failure" else 0
+    return RestartPolicy(name=cast('Literal["no"]', condition), maximum_retry_count=attempts)
 
 
 def resources(part: ServicePart) -> Resources:

@@ -191,10 +191,10 @@ class Reporter:
     findings: Findings = field(default_factory=Findings)
 
     def error(self, node: Node, code: str, message: str, *, path: Path = (), help: str = "") -> None:
-        self._report("error", node, code, message, path, help)
+        self._report("error", node, code, message, path=path, hint=help)
 
     def warn(self, node: Node, code: str, message: str, *, path: Path = (), help: str = "") -> None:
-        self._report("warning", node, code, message, path, help)
+        self._report("warning", node, code, message, path=path, hint=help)
 
     def at(
         self,
@@ -225,7 +225,9 @@ class Reporter:
             )
         )
 
-    def _report(self, severity: Severity, node: Node, code: str, message: str, path: Path, hint: str) -> None:
+    def _report(
+        self, severity: Severity, node: Node, code: str, message: str, *, path: Path, hint: str
+    ) -> None:
         self.at(
             node.source,
             node.line,

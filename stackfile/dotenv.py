@@ -78,7 +78,8 @@ class _Parser:
             return
         name = match.group(1)
         if not match.group(2):
-            if self.text[match.end() : end].strip() not in ("",) and self.text[match.end()] != "#":
+            after = self.text[match.end() : end].strip()
+            if after and not after.startswith("#"):
                 self._fail(match.end(), f"variable name `{name}` is followed by a space", "write NAME=value")
             else:
                 self.values[name] = self._known(name)

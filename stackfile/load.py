@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pystack.model.desired import Stack
 from pystack.model.errors import PystackError
 from pystack.stackfile import yamldoc
-from pystack.stackfile.checks import check
+from pystack.stackfile.checks import check, check_runnable
 from pystack.stackfile.diagnostics import Diagnostic, did_you_mean
 from pystack.stackfile.document import Mapping, Node, Reporter, Scalar, Sequence, Source, child, with_items
 from pystack.stackfile.extends import extend
@@ -30,11 +30,11 @@ from pystack.stackfile.project import (
 )
 from pystack.stackfile.resolve import Files, display_name, environment, labels
 from pystack.stackfile.resolved import Resolved
-from pystack.stackfile.schema import validate
 from pystack.stackfile.select import enabled
 from pystack.stackfile.shortforms import canonical
 from pystack.stackfile.source import Reader
 from pystack.stackfile.support import check_support
+from pystack.stackfile.validate import validate
 
 __all__ = ["LoadRequest", "Loaded", "find_files", "load", "resolve"]
 
@@ -64,6 +64,7 @@ def load(request: LoadRequest, reader: Reader) -> Loaded:
     """
     reporter = Reporter()
     resolved, lookup = _resolve(request, reader, reporter)
+    check_runnable(resolved.document, resolved.parts, resolved.enabled, reporter)
     check_support(resolved.document, resolved.enabled, reporter)
     reporter.findings.raise_errors()
     stack = normalise(resolved, reader, lookup, reporter)

@@ -55,8 +55,8 @@ def normalise(resolved: Resolved, reader: Reader, lookup: Lookup, reporter: Repo
         services=services,
         networks={k: _network(resolved.name, k, parts.networks.get(k) or NetworkPart()) for k in networks},
         volumes={k: _volume(resolved.name, k, parts.volumes[k]) for k in volumes if k in parts.volumes},
-        secrets=_contents("secrets", parts.secrets, enabled, resolved, reader, lookup, reporter),
-        configs=_contents("configs", parts.configs, enabled, resolved, reader, lookup, reporter),
+        secrets=_contents("secrets", resolved, reader, lookup, reporter),
+        configs=_contents("configs", resolved, reader, lookup, reporter),
     )
 
 
@@ -138,7 +138,7 @@ def _service(name: str, part: ServicePart, resolved: Resolved, reader: Reader, r
 
 
 def _expose(texts: Iterable[str]) -> tuple[str, ...]:
-    """ "80", "80-82/udp" -> "80/tcp", "80/udp" … one for each port."""
+    """Each port on its own: `80`, `80-81/udp` -> `80/tcp`, `80/udp`, `81/udp`."""
     out: list[str] = []
     for text in texts:
         ports, _, protocol = text.partition("/")
@@ -243,15 +243,14 @@ def _volume(project: str, key: str, part: VolumePart) -> StackVolume:
 
 def _contents(
     kind: Literal["secrets", "configs"],
-    parts: Mapping[str, ContentPart],
-    enabled: Mapping[str, ServicePart],
     resolved: Resolved,
     reader: Reader,
     lookup: Lookup,
     reporter: Reporter,
 ) -> dict[str, StackFileContent]:
     out: dict[str, StackFileContent] = {}
-    for key in used_contents(kind, enabled):
+    parts: Mapping[str, ContentPart] = getattr(resolved.parts, kind)
+    for key in used_contents(kind, resolved.enabled):
         part = parts.get(key)
         if part is None:
             continue

@@ -38,7 +38,7 @@ def parse_ports(text: str) -> list[dict[str, str | int]]:
 
 
 def port_range(text: str, what: str) -> tuple[int, int]:
-    """ "80" -> (80, 80), "80-82" -> (80, 82). PortSyntaxError names `what`."""
+    """First and last: `80` -> (80, 80), `80-82` -> (80, 82). PortSyntaxError names `what`."""
     match = _RANGE.match(text)
     if not match:
         raise PortSyntaxError(f"{what} must be a number, not `{text}`")

@@ -57,7 +57,8 @@ def environment(name: str, service: ServicePart, document: Node, files: Files) -
     """The service's environment with its env files merged in."""
     out: dict[str, str | None] = {}
     for index, entry in enumerate(service.env_file or ()):
-        out.update(_env_file(entry, document, ("services", name, "env_file", index, "path"), files))
+        found = _env_file(entry, document, ("services", name, "env_file", index, "path"), files)
+        out.update({key: value for key, value in found.items() if value is not None})
     for key, value in (service.environment or {}).items():
         out[key] = files.lookup(key) if value is None else value
     return out

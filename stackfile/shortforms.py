@@ -257,9 +257,12 @@ def _extra_hosts(node: Node, path: Path, reporter: Reporter) -> Node:
     out: list[Node] = []
     if isinstance(node, Mapping):
         for host, value in node.items.items():
-            for item in value.items if isinstance(value, Sequence) else [value]:
-                if isinstance(item, Scalar):
-                    out.append(scalar_at(f"{host}={_unbracketed(text_of(item.value))}", item))
+            listed = value.items if isinstance(value, Sequence) else [value]
+            out += [
+                scalar_at(f"{host}={_unbracketed(text_of(item.value))}", item)
+                for item in listed
+                if isinstance(item, Scalar)
+            ]
         return sequence_at(out, node)
     if not isinstance(node, Sequence):
         return node
@@ -361,15 +364,6 @@ _SERVICE: dict[str, Convert] = {
     "volumes": _volumes,
 }
 
-_TOP: dict[str, Convert] = {
-    "services": _each(_below(_SERVICE)),
-    "networks": _resource({"labels": _list_or_map}),
-    "volumes": _resource({"labels": _list_or_map}),
-    "secrets": _resource({"labels": _list_or_map}),
-    "configs": _resource({"labels": _list_or_map}),
-    "include": lambda node, path, reporter: _include(node, path, reporter),
-}
-
 
 def _include(node: Node, path: Path, reporter: Reporter) -> Node:
     """`include: [file, {path: file | [file], env_file: …}]` -> mappings with lists."""
@@ -377,3 +371,13 @@ def _include(node: Node, path: Path, reporter: Reporter) -> Node:
         return node
     convert = _text_to("path", {"path": _listed, "env_file": _listed})
     return sequence_at([convert(item, (*path, n), reporter) for n, item in enumerate(node.items)], node)
+
+
+_TOP: dict[str, Convert] = {
+    "services": _each(_below(_SERVICE)),
+    "networks": _resource({"labels": _list_or_map}),
+    "volumes": _resource({"labels": _list_or_map}),
+    "secrets": _resource({"labels": _list_or_map}),
+    "configs": _resource({"labels": _list_or_map}),
+    "include": _include,
+}

@@ -6,9 +6,10 @@ only concerns later operations. The next release shortens these tables.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 
-from pystack.stackfile.document import Mapping, Node, Reporter, Scalar, child, entries, is_null
+from pystack.stackfile.document import Mapping, Node, Reporter, Scalar, Sequence, child, entries, is_null
 
 _REFUSED = [
     "annotations",
@@ -55,10 +56,29 @@ def check_support(document: Node, enabled: Iterable[str], reporter: Reporter) ->
         service = child(document, *path)
         _report(service, path, _REFUSED, reporter)
         _report(service, path, _WARNED, reporter, warn=True)
+        _targets(service, path, reporter)
         if (deploy := child(service, "deploy")) is not None:
             _deploy(deploy, (*path, "deploy"), reporter)
         for network, joined in entries(child(service, "networks")):
             _report(joined, (*path, "networks", network), _JOIN_REFUSED, reporter)
+
+
+def _targets(service: Node | None, path: tuple[str, ...], reporter: Reporter) -> None:
+    """Mount targets that no container can have. Compose lets them pass and the engine refuses them."""
+    volumes, tmpfs = child(service, "volumes"), child(service, "tmpfs")
+    targets = [child(v, "target") for v in volumes.items] if isinstance(volumes, Sequence) else []
+    targets += tmpfs.items if isinstance(tmpfs, Sequence) else []
+    for node in targets:
+        if not isinstance(node, Scalar) or not isinstance(node.value, str):
+            continue
+        target = node.value.partition(":")[0] if node.value.startswith("/") else node.value
+        if not target.startswith("/"):
+            drive = re.match(r"[A-Za-z]:", target)
+            hint = "a one-letter volume name reads as a Windows drive; give it a longer name" if drive else ""
+            message = f"mount target `{target}` must be an absolute path"
+            reporter.error(node, "bad-volume", message, path=path, help=hint)
+        elif target.strip("/") == "":
+            reporter.error(node, "bad-volume", "a mount cannot cover the container's root `/`", path=path)
 
 
 def _deploy(deploy: Node, path: tuple[str, ...], reporter: Reporter) -> None:

@@ -61,9 +61,7 @@ def _options(
                 block["selinux"] = option
             else:
                 volume["bind"] = {"selinux": option}  # where compose-go puts a named volume's label, too
-        elif option in _CONSISTENCY:
-            volume["consistency"] = option
-        else:
+        elif option not in _CONSISTENCY:  # which only Docker Desktop ever heeded
             unknown.append(option)
     return unknown
 

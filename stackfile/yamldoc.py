@@ -92,7 +92,7 @@ def _pure_events(text: str) -> Iterator[Any]:
 def _c_events(text: str) -> Iterator[Any]:
     """Parser events of libyaml, or of ruamel's pure parser when its C extension is not there."""
     try:
-        from _ruamel_yaml import CParser
+        from _ruamel_yaml import CParser  # type: ignore[import-not-found]
     except ImportError:
         yield from _pure_events(text)
         return
@@ -144,10 +144,8 @@ def resolve(text: str) -> Value:
 def _integer(digits: str) -> int | float:
     sign = -1 if digits[0] == "-" else 1
     body = digits.lstrip("+-")
-    if len(body) > 1 and body[0] == "0" and body[1].isdigit():
-        number = int(body, 8)
-    else:
-        number = int(body, 0)
+    octal = len(body) > 1 and body[0] == "0" and body[1].isdigit()
+    number = int(body, 8 if octal else 0)
     return sign * number if number < 2**64 else float(sign * number)
 
 
@@ -246,7 +244,7 @@ class _Builder:
             self.anchors[event.anchor] = None  # not complete: an alias to it now would contain itself
         self.stack.append(_Frame(node, event.anchor))
 
-    def _end(self, event: Any) -> None:
+    def _end(self, _event: Any) -> None:
         frame = self.stack.pop()
         node = frame.node
         if isinstance(node, Mapping) and frame.merges:
