@@ -97,7 +97,7 @@ class Exec:
         self._poller.forget(self._sync.fileno())
         self._sync.close()
         if self._ready and not self._failure:
-            self._tell({"event": "started", "pid": self._pid})
+            self._tell({"event": "started", "pid": self._pid}, (self._pidfd,))
 
     def _on_exit(self) -> None:
         _, status = os.waitpid(self._pid, 0)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import signal
 import socket
 import termios
 from collections.abc import Callable
@@ -101,6 +102,7 @@ class ExecProcess:
         loop = asyncio.get_running_loop()
         self.tty = tty
         self.pid = 0
+        self._pidfd = -1
         self.exited: asyncio.Future[int] = loop.create_future()
         self._pipes = pipes
         self._control = control
@@ -113,6 +115,14 @@ class ExecProcess:
         await self._decided.wait()
         if self._failure:
             raise self._failure
+
+    def signal(self, number: int) -> None:
+        """Signal the process; nothing when it has ended."""
+        if self._pidfd >= 0 and not self.exited.done():
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass  # it has just ended: `exited` tells
 
     def resize(self, *, rows: int, columns: int) -> None:
         """Size of the terminal; nothing without one."""
@@ -215,6 +225,7 @@ class ExecProcess:
             self._pipes.stdin = master
         elif kind == "started":
             self.pid = event["pid"]
+            self._pidfd = fds.pop()
             self._decided.set()
         elif kind == "failed":
             self._failure = StartError(event["message"], exit_code=event["exit_code"])
@@ -224,6 +235,9 @@ class ExecProcess:
         wire.close_all(fds)
 
     def _finish(self, exit_code: int) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
         if not self.exited.done():
             self.exited.set_result(exit_code)
         if not self._decided.is_set() and not self._failure:
