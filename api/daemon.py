@@ -92,7 +92,7 @@ def _make_directories(instance: Instance) -> None:
 @contextlib.contextmanager
 def _lock(instance: Instance) -> Iterator[None]:
     """Hold the instance's lock, whose file holds our pid. The lock is the kernel's: it ends with the process."""
-    path = f"{instance.run}/pystack.pid"
+    path = f"{instance.run}/daemon.pid"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         try:
@@ -112,15 +112,17 @@ def _lock(instance: Instance) -> Iterator[None]:
         os.close(handle)
 
 
-def _sockets(instance: Instance) -> list[socket.socket]:
-    """The sockets that systemd passed, else our own."""
+def _sockets(instance: Instance, stack: contextlib.AsyncExitStack) -> list[socket.socket]:
+    """The sockets that systemd passed, else our own, whose file goes when `stack` is left."""
     from pystack.api.server import bind_socket
 
     count = int(os.environ.pop("LISTEN_FDS", "0") or 0)
     meant = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
     os.environ.pop("LISTEN_FDNAMES", None)
     if not (meant and count):
-        return [bind_socket(instance.socket)]
+        own = bind_socket(instance.socket)
+        stack.callback(_remove_socket, instance.socket)
+        return [own]
     passed = [socket.socket(fileno=number) for number in range(_SD_FIRST_FD, _SD_FIRST_FD + count)]
     for sock in passed:
         if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
@@ -130,6 +132,14 @@ def _sockets(instance: Instance) -> list[socket.socket]:
         os.set_inheritable(sock.fileno(), False)
         sock.setblocking(False)
     return passed
+
+
+def _remove_socket(path: str) -> None:
+    """Ours alone while we hold the lock: clients must get "no daemon", not "refused"."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
 
 
 def _notify(state: str) -> None:
@@ -158,7 +168,7 @@ async def _serve(instance: Instance) -> None:
         app = build_app(engine, facts)
         await stack.enter_async_context(_stacks(app, engine))
         server = ApiServer(app)
-        await server.start(_sockets(instance))
+        await server.start(_sockets(instance, stack))
         stack.push_async_callback(server.stop)
         failpoint("api.daemon.serving")
         # What exists now lives as long as the daemon: the collector need not look at it again.
