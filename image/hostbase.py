@@ -136,7 +136,7 @@ def masks(top: str) -> Iterator[tuple[str, bool]]:
             with os.scandir(fd) as entries:
                 for entry in entries:
                     name = entry.name
-                    if name.endswith(CODE) or entry.is_symlink():
+                    if entry.is_symlink() or (name.endswith(CODE) and entry.is_file(follow_symlinks=False)):
                         continue
                     try:
                         mode = entry.stat(follow_symlinks=False).st_mode

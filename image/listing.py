@@ -1,0 +1,140 @@
+"""How images are shown: records in, views, Docker's history and filtered lists out."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+from pystack.image.records import ImageRecord, OciImage, image_config, parse_config
+from pystack.image.references import parse
+from pystack.model.errors import InvalidInput
+from pystack.model.observed import NEVER, ImageView
+
+_FILTERS = {"reference", "dangling", "label", "label!", "before", "since", "until"}
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+@lru_cache(maxsize=512)
+def _parsed(config: str) -> OciImage:
+    return parse_config(config)
+
+
+@lru_cache(maxsize=512)
+def _view(image: ImageRecord, tags: tuple[str, ...]) -> ImageView:
+    config = _parsed(image.config)
+    return ImageView(
+        id=image.id,
+        repo_tags=tuple(parse(tag).familiar for tag in tags),
+        repo_digests=image.repo_digests,
+        parent="",
+        created=config.created or NEVER,
+        size=image.size,
+        architecture=config.architecture,
+        os=config.os,
+        config=image_config(config),
+        layers=config.diff_ids,
+        author=config.author,
+        comment=config.comment,
+        variant=config.variant,
+        synthetic=image.synthetic,
+    )
+
+
+def view_of(image: ImageRecord, tags: Sequence[str]) -> ImageView:
+    """The view of an image with these canonical references."""
+    return _view(image, tuple(tags))
+
+
+def _instant(text: str) -> datetime:
+    """An RFC 3339 instant (nanoseconds are cut), or a moment of the past when it is none."""
+    head, dot, rest = text.partition(".")
+    digits = len(rest) - len(rest.lstrip("0123456789"))
+    zone = rest[digits:] if dot else ""
+    try:
+        found = datetime.fromisoformat(f"{head}.{rest[:digits][:6].ljust(6, '0')}{zone}" if dot else head)
+    except ValueError:
+        return datetime(1, 1, 1, tzinfo=UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def history_of(image: ImageRecord, view: ImageView, sizes: Sequence[int]) -> list[dict[str, object]]:
+    """Docker's history, newest first. `sizes` are of the layers, lowest first; entries without a layer have 0."""
+    left = iter(sizes)
+    entries: list[dict[str, object]] = [
+        {
+            "Id": "<missing>",
+            "Created": max(0, int(_instant(entry.created).timestamp())) if entry.created else 0,
+            "CreatedBy": entry.created_by,
+            "Tags": None,
+            "Size": 0 if entry.empty_layer else next(left, 0),
+            "Comment": entry.comment,
+        }
+        for entry in _parsed(image.config).history or ()
+    ]
+    if not entries:
+        entries = [{"Id": "", "Created": 0, "CreatedBy": "", "Tags": None, "Size": sum(sizes), "Comment": ""}]
+    entries[-1] |= {"Id": image.id, "Tags": list(view.repo_tags) or None}
+    return entries[::-1]
+
+
+def keep(
+    views: Sequence[ImageView], filters: Mapping[str, Sequence[str]], resolve: Callable[[str], ImageView]
+) -> list[ImageView]:
+    """The views that pass every filter. `resolve` finds the images that `before` and `since` name."""
+    unknown = next((name for name in filters if name not in _FILTERS), None)
+    if unknown is not None:
+        raise InvalidInput(
+            f"invalid filter {unknown!r}", hint=f"images are filtered by {', '.join(sorted(_FILTERS))}"
+        )
+    found = list(views)
+    if patterns := filters.get("reference"):
+        found = [view for view in found if any(_matches(view, pattern) for pattern in patterns)]
+    for value in filters.get("dangling", ()):
+        if value not in {"true", "false", "1", "0"}:
+            raise InvalidInput(f"invalid filter 'dangling={value}'", hint="dangling is true or false")
+        found = [view for view in found if bool(view.repo_tags) != (value in {"true", "1"})]
+    for value in filters.get("label", ()):
+        found = [view for view in found if _labelled(view, value)]
+    for value in filters.get("label!", ()):
+        found = [view for view in found if not _labelled(view, value)]
+    for value in filters.get("before", ()):
+        limit = _instant(resolve(value).created)
+        found = [view for view in found if _instant(view.created) < limit]
+    for value in filters.get("since", ()):
+        limit = _instant(resolve(value).created)
+        found = [view for view in found if _instant(view.created) > limit]
+    for value in filters.get("until", ()):
+        limit = _until(value)
+        found = [view for view in found if _instant(view.created) < limit]
+    return found
+
+
+def _matches(view: ImageView, pattern: str) -> bool:
+    """Docker's pattern: `*` and `?` stop at a slash; without a tag it is the repository that matches."""
+    depth = pattern.count("/")
+    for tag in view.repo_tags:
+        name = tag.rpartition(":")[0]
+        for text in (tag, name):
+            if text.count("/") == depth and fnmatch.fnmatchcase(text, pattern):
+                return True
+    return False
+
+
+def _labelled(view: ImageView, wanted: str) -> bool:
+    key, equals, value = wanted.partition("=")
+    labels = view.config.labels
+    return key in labels and (not equals or labels[key] == value)
+
+
+def _until(text: str) -> datetime:
+    """An instant, seconds since the epoch, or a duration before now (24h)."""
+    if text[-1:] in _UNITS and text[:-1].isdigit():
+        return datetime.now(tz=UTC) - timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
+    if text.isdigit():
+        return datetime.fromtimestamp(int(text), tz=UTC)
+    found = _instant(text)
+    if found.year == 1:
+        raise InvalidInput(f"invalid filter 'until={text}'", hint="a time (2026-01-31), or an age (24h)")
+    return found
