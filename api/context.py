@@ -29,6 +29,8 @@ ENGINE: web.AppKey[Engine] = web.AppKey("engine")
 ASKED_VERSION: web.RequestKey[str] = web.RequestKey("asked_version")
 VERSION: web.RequestKey[tuple[int, int]] = web.RequestKey("version")
 STREAMING: web.RequestKey[bool] = web.RequestKey("streaming")
+#: Tasks of requests that last as long as their client (logs, events, attach): cancelled when the daemon ends.
+LASTING: web.AppKey[set[asyncio.Task[object]]] = web.AppKey("lasting")
 FACTS: web.AppKey[DaemonFacts] = web.AppKey("facts")
 
 

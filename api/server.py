@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 from yarl import URL
 
-from pystack.api.context import ASKED_VERSION, ENGINE, FACTS, DaemonFacts
+from pystack.api.context import ASKED_VERSION, ENGINE, FACTS, LASTING, DaemonFacts
 from pystack.api.hijack import Connection
 from pystack.api.middleware import docker_replies
 from pystack.api.routes import containers, events, images, networks, streaming, system, volumes
@@ -32,6 +32,8 @@ log = logging.getLogger("pystack.api")
 #: Seconds that running requests have to finish when the daemon ends.
 GRACE = 2.0
 _READ_BUFFER = 1 << 20
+#: Longest request line and header: Compose puts many labels into one filter.
+_MAX_LINE = 64 << 10
 #: Groups whose members may use the socket, as with Docker: being in one is as good as being root.
 _GROUPS = ("pystack", "docker")
 
@@ -41,6 +43,7 @@ def build_app(engine: Engine, facts: DaemonFacts) -> web.Application:
     app = web.Application(client_max_size=1 << 50, middlewares=[docker_replies])
     app[ENGINE] = engine
     app[FACTS] = facts
+    app[LASTING] = set()
     for module in (system, containers, streaming, execs, images, networks, volumes, events):
         app.router.add_routes(module.ROUTES)
     return app
@@ -70,8 +73,15 @@ class ApiServer:
 
     def __init__(self, app: web.Application) -> None:
         self._runner = _Runner(
-            app, handle_signals=False, access_log=None, read_bufsize=_READ_BUFFER, shutdown_timeout=GRACE
+            app,
+            handle_signals=False,
+            access_log=None,
+            read_bufsize=_READ_BUFFER,
+            shutdown_timeout=GRACE,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
         )
+        self._lasting = app[LASTING]
         self._listeners: list[asyncio.Server] = []
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
@@ -87,9 +97,11 @@ class ApiServer:
             self._listeners.append(listener)
 
     async def stop(self) -> None:
-        """No new connections; running requests get GRACE seconds, then their tasks are cancelled."""
+        """No new connections; streams end, other requests have GRACE seconds to finish."""
         for listener in self._listeners:
             listener.close()
+        for task in self._lasting:
+            task.cancel()
         await self._runner.cleanup()
 
 

@@ -15,7 +15,7 @@ import anyio
 from aiohttp import web
 
 from pystack.api import jsons
-from pystack.api.context import STREAMING, VERSION
+from pystack.api.context import LASTING, STREAMING, VERSION
 from pystack.api.errors import message_of
 from pystack.api.hijack import ClientStream, Connection
 from pystack.api.versioning import HEADERS
@@ -42,14 +42,26 @@ def until_client_leaves(request: web.Request) -> Iterator[None]:
     """Cancel the handler's task when the client disconnects; for requests that only watch."""
     protocol, task = request.protocol, asyncio.current_task()
     assert task is not None
-    if not isinstance(protocol, Connection):
-        yield
-        return
-    protocol.watch(task)
+    assert isinstance(protocol, Connection), "the server makes Connections only"
+    with until_daemon_ends(request):
+        protocol.watch(task)
+        try:
+            yield
+        finally:
+            protocol.unwatch(task)
+
+
+@contextmanager
+def until_daemon_ends(request: web.Request) -> Iterator[None]:
+    """Cancel the handler's task when the daemon ends."""
+    task = asyncio.current_task()
+    assert task is not None
+    tasks = request.app[LASTING]
+    tasks.add(task)
     try:
         yield
     finally:
-        protocol.unwatch(task)
+        tasks.discard(task)
 
 
 async def open_stream(

@@ -11,7 +11,7 @@ from pystack.api.errors import json_response
 from pystack.api.filters import integer
 from pystack.api.hijack import Hijacked, hijack
 from pystack.api.jsons import read_json
-from pystack.api.streams import RAW, frame, pump, stream_type
+from pystack.api.streams import RAW, frame, pump, stream_type, until_daemon_ends
 from pystack.model.errors import InvalidInput, StartError
 
 
@@ -36,7 +36,8 @@ async def start(request: web.Request) -> web.StreamResponse:
     assert session is not None, "exec_start gives a session unless detached"
     if view.tty and body.ConsoleSize and len(body.ConsoleSize) == 2 and all(body.ConsoleSize):
         await containers.exec_resize(identifier, rows=body.ConsoleSize[0], columns=body.ConsoleSize[1])
-    await pump(session, hijack(request, kind), frames=not view.tty)
+    with until_daemon_ends(request):
+        await pump(session, hijack(request, kind), frames=not view.tty)
     return Hijacked()
 
 

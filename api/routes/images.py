@@ -11,7 +11,7 @@ from pystack.api.docker.objects import image_json, image_summary
 from pystack.api.errors import json_response
 from pystack.api.filters import flag, parse_filters
 from pystack.api.streams import json_lines
-from pystack.model.errors import InvalidInput, NotFound, Unsupported
+from pystack.model.errors import Conflict, InvalidInput, NotFound, Unsupported
 
 _LIST_FILTERS = frozenset({"before", "dangling", "label", "reference", "since", "until"})
 _PIECE = 1 << 20
@@ -115,8 +115,28 @@ async def push(request: web.Request) -> web.Response:
 
 
 async def prune(request: web.Request) -> web.Response:
-    parse_filters(request.query.get("filters", ""), {"dangling", "label", "label!", "until"})
-    raise Unsupported("cannot prune images: this engine does not support it yet", hint="docker rmi IMAGE")
+    """Images without a tag that no container uses; with the filter `dangling=false` tagged ones, too."""
+    filters = parse_filters(request.query.get("filters", ""), {"dangling"})
+    tagged = any(value.lower() in {"false", "0"} for value in filters.get("dangling", ()))
+    found = engine(request)
+    used = {view.image_id for view in await found.containers.list(all=True)}
+    removed: list[dict[str, str]] = []
+    reclaimed = 0
+    for view in await found.images.list():
+        if view.id in used or view.synthetic or (view.repo_tags and not tagged):
+            continue
+        try:
+            for name in view.repo_tags or (view.id,):
+                removed += await found.images.remove(name)
+        except (Conflict, NotFound):
+            continue  # in use or gone since it was listed
+        reclaimed += view.size
+    return json_response({"ImagesDeleted": removed, "SpaceReclaimed": reclaimed})
+
+
+async def prune_build_cache(_: web.Request) -> web.Response:
+    """There is no build cache, so that `docker system prune` has nothing to do here."""
+    return json_response({"CachesDeleted": [], "SpaceReclaimed": 0})
 
 
 ROUTES = [
@@ -134,7 +154,7 @@ ROUTES = [
     web.delete("/images/{name:.+}", remove),
     web.get("/distribution/{name:.+}/json", not_yet, allow_head=False),
     web.post("/build", not_yet),
-    web.post("/build/prune", not_yet),
+    web.post("/build/prune", prune_build_cache),
     web.post("/build/cancel", not_yet),
     web.post("/session", not_yet),
     web.post("/grpc", not_yet),

@@ -17,7 +17,15 @@ from pystack.api.context import STREAMING, engine
 from pystack.api.errors import message_of
 from pystack.api.filters import flag, integer, parse_instant
 from pystack.api.hijack import Hijacked, hijack
-from pystack.api.streams import RAW, frame, open_stream, pump, stream_type, until_client_leaves
+from pystack.api.streams import (
+    RAW,
+    frame,
+    open_stream,
+    pump,
+    stream_type,
+    until_client_leaves,
+    until_daemon_ends,
+)
 from pystack.engine.interface import AttachSession, Containers, LogEntry, LogOptions, WaitResult
 from pystack.model.errors import Conflict, InvalidInput, NotFound
 from pystack.model.observed import NEVER
@@ -199,7 +207,8 @@ async def attach(request: web.Request) -> web.StreamResponse:
     await request.read()
     session, tty = await _attach(request)
     kind = stream_type(request, tty=tty) if request.headers.get("Upgrade") else RAW
-    await pump(session, hijack(request, kind), frames=not tty)
+    with until_daemon_ends(request):
+        await pump(session, hijack(request, kind), frames=not tty)
     return Hijacked()
 
 

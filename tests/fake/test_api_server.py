@@ -50,6 +50,7 @@ class Reply:
 class Client:
     def __init__(self, path: str, engine: FakeEngine, facts: DaemonFacts) -> None:
         self.path, self.engine, self.facts = path, engine, facts
+        self.server: ApiServer
         self.writers: list[asyncio.StreamWriter] = []
 
     async def send(self, raw: bytes) -> Reply:
@@ -84,6 +85,7 @@ async def api(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Client]:
     server = ApiServer(build_app(engine, facts))
     await server.start([bind_socket(path)])
     client = Client(path, engine, facts)
+    client.server = server
     try:
         yield client
     finally:
@@ -407,6 +409,32 @@ async def test_images(api: Client) -> None:
     assert (await (await api.call("GET", "/images/host.local/base/json")).json())["Os"] == "linux"
     saved = await api.call("GET", "/images/host.local%2Fbase/get")
     assert (saved.status, "the host's own /usr" in (await saved.json())["message"]) == (501, True)
+
+
+async def test_nothing_to_prune(api: Client) -> None:
+    kept = await (await api.call("POST", "/images/prune")).json()
+    assert kept == {"ImagesDeleted": [], "SpaceReclaimed": 0}
+    assert (await (await api.call("POST", "/build/prune")).json())["SpaceReclaimed"] == 0
+
+
+async def test_long_filters(api: Client) -> None:
+    labels = ",".join(f'"k{n}=v"' for n in range(3000))
+    reply = await api.call("GET", f'/containers/json?filters={{"label":[{labels}]}}')
+    assert reply.status == 200
+    assert len(api.engine.containers.calls[-1][1][1]["label"]) == 3000
+
+
+async def test_the_end_of_the_daemon_ends_streams_at_once(api: Client) -> None:
+    await container(api)
+    attached = await api.send(upgrade("/containers/c/attach?stream=1&stdout=1"))
+    waiting = await api.call("POST", "/containers/c/wait")
+    events = await api.call("GET", "/events")
+    async with asyncio.timeout(1):
+        await api.server.stop()
+        assert await attached.reader.read() == b""
+        assert await waiting.reader.read() == b""
+        assert await events.reader.read() == b""
+    assert api.engine.containers.sessions[0].closed
 
 
 async def test_networks_and_volumes(api: Client) -> None:
