@@ -1,0 +1,107 @@
+"""One worker per stack: operations on a stack run one at a time, each as a task of its own that streams what it does.
+
+In comes work for a stack, out goes its stream of progress. When the reader of the stream leaves, the work is cancelled.
+Removal does not wait behind an operation that brings the stack up: it interrupts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from pystack.model.errors import PystackError
+from pystack.reconciler import progress
+from pystack.reconciler.progress import Progress
+
+Report = Callable[[Progress], None]
+Work = Callable[[Report], Awaitable[None]]
+
+_INTERRUPTS = frozenset({"down", "stop"})
+_INTERRUPTIBLE = frozenset({"up", "start", "restart", "run", "resume"})
+
+
+@dataclass(slots=True)
+class _Turn:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    verb: str = ""
+    task: asyncio.Task[None] | None = None
+    interrupted_by: str = ""
+    users: int = 0
+
+
+class Turns:
+    """Locks and running work by stack."""
+
+    def __init__(self) -> None:
+        self._turns: dict[str, _Turn] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.closing = False
+
+    def begin(self, name: str, verb: str, work: Work, report: Report) -> asyncio.Task[None]:
+        """Run work in a task when it is its turn. The task ends well; errors are reported, as is an interruption."""
+        task = asyncio.get_running_loop().create_task(
+            self._work(name, verb, work, report), name=f"{verb} {name}"
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def stream(self, name: str, verb: str, work: Work) -> AsyncIterator[Progress]:
+        """The work's progress; leaving the iteration cancels the work."""
+        queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+        task = self.begin(name, verb, work, queue.put_nowait)
+        task.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+    async def _work(self, name: str, verb: str, work: Work, report: Report) -> None:
+        turn = self._turns.setdefault(name, _Turn())
+        turn.users += 1
+        try:
+            self._make_way(name, turn, verb, report)
+            async with turn.lock:
+                turn.verb, turn.task, turn.interrupted_by = verb, asyncio.current_task(), ""
+                try:
+                    await work(report)
+                except PystackError as error:
+                    report(progress.failed(error))
+                    report(progress.done(name, ok=False, changed=0, seconds=0.0))
+                except asyncio.CancelledError:
+                    if not turn.interrupted_by:
+                        raise
+                    message = f"{verb} of stack {name} was interrupted by {turn.interrupted_by}"
+                    report(progress.failed(PystackError(message)))
+                    report(progress.done(name, ok=False, changed=0, seconds=0.0))
+                finally:
+                    turn.verb, turn.task = "", None
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                self._turns.pop(name, None)
+
+    @staticmethod
+    def _make_way(name: str, turn: _Turn, verb: str, report: Report) -> None:
+        """Interrupt what must not be waited for; say so when waiting."""
+        if turn.task is None:
+            return
+        stops = verb in _INTERRUPTS and turn.verb in _INTERRUPTIBLE
+        if stops or (turn.verb == "resume" and verb == "up"):
+            turn.interrupted_by = verb
+            turn.task.cancel()
+            report(progress.warning(f"{turn.verb} of stack {name} was under way: interrupted"))
+        else:
+            report(progress.warning(f"waiting for the {turn.verb} of stack {name} that is under way"))
+
+    async def close(self) -> None:
+        """Cancel all work and wait for its end."""
+        self.closing = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
