@@ -21,6 +21,7 @@ class DaemonFacts:
     instance: Instance
     version: str
     pid: int
+    launcher_pid: Callable[[], int] = lambda: 0
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
 

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import TextIO
 
 from pystack import __version__
@@ -156,21 +156,27 @@ def _notify(state: str) -> None:
 
 
 async def _serve(instance: Instance) -> None:
-    from pystack.engine.engine import Engine
-
     from pystack.api.context import DaemonFacts
+    from pystack.api.docker.wire import ContainerBody
     from pystack.api.server import ApiServer, build_app
+    from pystack.api.stacks import add_routes
+    from pystack.engine.engine import Engine
+    from pystack.reconciler.stacks import StackService
 
     facts = DaemonFacts(instance=instance, version=__version__, pid=os.getpid())
     _signals(facts.stop)
     async with contextlib.AsyncExitStack() as stack:
         engine = await stack.enter_async_context(Engine.open(instance))
+        facts.launcher_pid = engine.launcher_pid
         app = build_app(engine, facts)
-        await stack.enter_async_context(_stacks(app, engine))
+        stacks = StackService(engine, engine.documents("stacks"))
+        add_routes(app, stacks)
         server = ApiServer(app)
         await server.start(_sockets(instance, stack))
         stack.push_async_callback(server.stop)
+        await stack.enter_async_context(stacks.running())
         failpoint("api.daemon.serving")
+        ContainerBody.model_rebuild()  # 17 ms that the first create need not wait for
         # What exists now lives as long as the daemon: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -185,12 +191,6 @@ async def _serve(instance: Instance) -> None:
         await facts.stop.wait()
         log.info("stopping; containers keep running")
         _notify("STOPPING=1")
-
-
-@contextlib.asynccontextmanager
-async def _stacks(app: object, engine: object) -> AsyncIterator[None]:
-    """The /stacks routes over the reconciler."""
-    yield
 
 
 def _signals(stop: asyncio.Event) -> None:

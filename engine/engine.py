@@ -12,6 +12,9 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from pystack.network.service import NetworkService
+from pystack.volume.service import VolumeService
+
 from pystack.engine import info
 from pystack.engine.containers import Containers
 from pystack.engine.creation import Creation
@@ -25,11 +28,9 @@ from pystack.engine.services import Registry, Services
 from pystack.engine.store import Store, Table
 from pystack.image.service import ImageService
 from pystack.kernel.cgroups import EngineCgroups
-from pystack.model.errors import Conflict, NotModified, PystackError
+from pystack.model.errors import NotModified, PystackError
 from pystack.model.names import Instance
 from pystack.model.observed import Event
-from pystack.network.service import NetworkService
-from pystack.volume.service import VolumeService
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,10 @@ class Engine:
         """A table of the state store for the layers above (the stacks of the reconciler)."""
         return self._store.table(table)
 
+    def launcher_pid(self) -> int:
+        """Process id of the launcher, for whoever watches the engine from outside."""
+        return self._services.launcher.pid
+
     async def info(self) -> dict[str, object]:
         return info.info(self._services, len(await self.images.list()))
 
@@ -117,8 +122,8 @@ class Engine:
             await self._containers.stop(container_id)
         except NotModified:
             pass  # it did not run
-        except (Conflict, PystackError) as error:
-            log.error("cannot stop container %s: %s", container_id[:12], error)
+        except PystackError as error:
+            log.warning("cannot stop container %s: %s", container_id[:12], error)
 
 
 def _make_directories(instance: Instance) -> None:
@@ -147,7 +152,7 @@ async def _compose(instance: Instance, store: Store, stack: AsyncExitStack) -> S
     await volumes.open()
     await networks.open()
     stack.push_async_callback(networks.close)
-    launcher = Launcher(instance, cgroups.supervisor_dirs())
+    launcher = Launcher(cgroups=cgroups.supervisor_dirs())
     await launcher.start()
     stack.push_async_callback(launcher.close)
     return Services(

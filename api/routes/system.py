@@ -82,6 +82,7 @@ async def daemon(request: web.Request) -> web.Response:
     return json_response(
         {
             "pid": facts.pid,
+            "launcher": facts.launcher_pid(),
             "version": facts.version,
             "instance": facts.instance.id,
             "root": facts.instance.root,
