@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from pystack.stackfile.document import child, plain
+from pystack.stackfile.document import child, plain, text_of
 from pystack.stackfile.durations import format_duration
 from pystack.stackfile.normalise import resource_name, used_contents, used_networks, used_volumes
 from pystack.stackfile.resolved import Resolved
@@ -65,7 +65,7 @@ def _dump(part: Part) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key in type(part).model_fields:
         value = getattr(part, key)
-        if key == "extensions" or value is None or value is False or value in ((), {}):
+        if key == "extensions" or value is None or (value is False and key != "attach") or value in ((), {}):
             continue
         form = _FORMS.get(key)
         out[key] = form(value) if form else _plain(value)
@@ -185,9 +185,7 @@ def _build(name: str, resolved: Resolved) -> Any:
         build.setdefault("dockerfile", "Dockerfile")
     for key in ("args", "labels", "additional_contexts"):
         if isinstance(build.get(key), dict):
-            from pystack.stackfile.document import text_of
-
-            build[key] = {k: None if v is None else text_of(v) for k, v in build[key].items()}
+            build[key] = {k: text_of(v) for k, v in build[key].items() if v is not None}
     return build
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from pystack.stackfile.diagnostics import Severity
 from pystack.stackfile.document import Reporter, Source
 from pystack.stackfile.interpolate import Lookup, TemplateError, substitute
 
@@ -64,10 +65,10 @@ class _Parser:
         end = self.text.find("\n", start)
         return len(self.text) if end < 0 else end
 
-    def _fail(self, at: int, message: str, hint: str = "") -> None:
+    def _fail(self, at: int, message: str, hint: str = "", severity: Severity = "error") -> None:
         line = self.text.count("\n", 0, at) + 1
         column = at - (self.text.rfind("\n", 0, at) + 1) + 1
-        self.reporter.at(self.source, line, column, "env-file", message, help=hint)
+        self.reporter.at(self.source, line, column, "env-file", message, help=hint, severity=severity)
 
     def _variable(self, end: int) -> None:
         start = self.position
@@ -97,7 +98,7 @@ class _Parser:
         quote = self.text[start : start + 1]
         if quote not in ("'", '"'):
             raw = self.text[start:end]
-            comment = re.search(r"(?:^|\s)#", raw)
+            comment = re.search(r"\s#", raw)
             raw = raw[: comment.start()] if comment else raw
             return self._expand(raw.rstrip()), end + 1
         close = self._close(start + 1, quote)
@@ -107,15 +108,19 @@ class _Parser:
         after = self._line_end(close)
         trailing = self.text[close + 1 : after].strip()
         if trailing and not trailing.startswith("#"):
-            raise TemplateError(f"`{trailing[:20]}` follows a quoted value", "", "env-file")
+            if "'" in trailing or '"' in trailing:
+                raise TemplateError(f"`{trailing[:20]}` follows a quoted value", "", "env-file")
+            self._fail(
+                close + 1, f"`{trailing[:20]}` follows a quoted value and is ignored", severity="warning"
+            )
         if quote == "'":
-            return raw, after + 1
+            return raw.replace("\\'", "'"), after + 1
         return self._expand_quoted(raw), after + 1
 
     def _close(self, start: int, quote: str) -> int:
         position = start
         while position < len(self.text):
-            if self.text[position] == "\\" and quote == '"':
+            if self.text[position] == "\\":
                 position += 2
                 continue
             if self.text[position] == quote:

@@ -85,6 +85,11 @@ def used_contents(kind: Literal["secrets", "configs"], enabled: Mapping[str, Ser
     found: dict[str, None] = {}
     for service in enabled.values():
         found.update({grant.source: None for grant in getattr(service, kind) or ()})
+        build = service.build if kind == "secrets" and isinstance(service.build, dict) else {}
+        granted = build.get("secrets")
+        for item in granted if isinstance(granted, list) else ():
+            if isinstance(item, dict) and isinstance(item.get("source"), str):
+                found[item["source"]] = None
     return list(found)
 
 
