@@ -46,9 +46,11 @@ PROC_SUPER_MAGIC, DEVPTS_SUPER_MAGIC, CGROUP2_SUPER_MAGIC = 0x9FA0, 0x1CD1, 0x63
 
 #: System call numbers where x86_64 differs from the generic table (aarch64, riscv64); the rest are the same everywhere.
 _X86_64 = {"pivot_root": 155, "capget": 125, "capset": 126, "setgroups": 116, "setresuid": 117, "setresgid": 119,
-           "keyctl": 250, "seccomp": 317, "sethostname": 170, "setdomainname": 171}  # fmt: skip
+           "keyctl": 250, "seccomp": 317, "sethostname": 170, "setdomainname": 171,
+           "rt_sigaction": 13}  # fmt: skip
 _GENERIC = {"pivot_root": 41, "capget": 90, "capset": 91, "setgroups": 159, "setresuid": 147, "setresgid": 149,
-            "keyctl": 219, "seccomp": 277, "sethostname": 161, "setdomainname": 162}  # fmt: skip
+            "keyctl": 219, "seccomp": 277, "sethostname": 161, "setdomainname": 162,
+            "rt_sigaction": 134}  # fmt: skip
 _COMMON = {"pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
            "pidfd_open": 434, "clone3": 435, "close_range": 436, "openat2": 437, "mount_setattr": 442}  # fmt: skip
 NUMBERS = {**(_X86_64 if platform.machine() == "x86_64" else _GENERIC), **_COMMON}
@@ -119,6 +121,7 @@ _capset = _syscall(c_char_p, c_char_p)
 _seccomp = _syscall(c_uint, c_uint, ctypes.POINTER(SockFprog))
 _setgroups = _syscall(c_size_t, c_void_p)
 _setres = _syscall(c_uint, c_uint, c_uint)
+_rt_sigaction = _syscall(c_int, c_char_p, c_char_p, c_size_t)
 _keyctl = _syscall(c_int, c_char_p)
 _setname = _syscall(c_char_p, c_size_t)
 
@@ -264,6 +267,11 @@ def setresuid(uid: int) -> None:
 def join_session_keyring(name: bytes) -> None:
     """keyctl(KEYCTL_JOIN_SESSION_KEYRING): from here on the caller's session keyring is a new one called `name`."""
     _check(_keyctl(NUMBERS["keyctl"], KEYCTL_JOIN_SESSION_KEYRING, name), name)
+
+
+def default_signal(number: int) -> None:
+    """SIG_DFL, also for the signals that glibc keeps to itself (32, 33) and that posix_spawn(3) leaves ignored."""
+    _check(_rt_sigaction(NUMBERS["rt_sigaction"], number, bytes(32), None, 8), f"rt_sigaction {number}")
 
 
 def sethostname(name: bytes) -> None:

@@ -87,14 +87,23 @@ class Child:
             purpose = "start the program"
             finish()
         except (confine.ExecError, UserError) as error:
-            self.report(str(error), error.exit_code if isinstance(error, confine.ExecError) else 126)
+            self.fail(str(error), error.exit_code if isinstance(error, confine.ExecError) else 126)
         except OSError as error:
             where = f" {error.filename}" if isinstance(error.filename, str) else ""
-            self.report(f"cannot {purpose}:{where} {error.strerror or error}", 125)
+            self.fail(f"cannot {purpose}:{where} {error.strerror or error}", 125)
         except BaseException as error:  # a fault of ours: it must reach the user, not the shim's stack
-            self.report(f"cannot {purpose}: {error!r}", 125)
+            self.fail(f"cannot {purpose}: {error!r}", 125)
         finally:
             os._exit(125)
+
+    def fail(self, message: str, exit_code: int) -> None:
+        """Report, and stay until the shim has taken note: before that it opens this process' namespaces."""
+        self.report(message, exit_code)
+        try:
+            while wire.receive(self.sync):
+                pass
+        except (wire.Closed, OSError):
+            return
 
     def report(self, message: str, exit_code: int) -> None:
         try:

@@ -93,6 +93,7 @@ class Exec:
                 self._ready = True
             elif "error" in message:
                 self._failure = (message["error"], message["exit_code"])
+                break  # closing the line lets it go
             wire.close_all(fds)
         self._poller.forget(self._sync.fileno())
         self._sync.close()

@@ -251,6 +251,7 @@ class Shim:
                 self._warnings = message["warnings"]
             elif "error" in message:
                 self._failure = (message["error"], message["exit_code"])
+                break  # closing the line lets it go
             wire.close_all(fds)
         self.poller.forget(self._sync.fileno())
         self._sync.close()
