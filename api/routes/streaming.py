@@ -191,10 +191,9 @@ async def _attach(request: web.Request) -> tuple[AttachSession, bool]:
     query = request.query
     containers, ref = engine(request).containers, request.match_info["id"]
     view = await containers.inspect(ref)
-    live = flag(query, "stream")
     session = await containers.attach(
         view.id,
-        stdin=live and flag(query, "stdin"),
+        stdin=flag(query, "stdin"),
         stdout=flag(query, "stdout"),
         stderr=flag(query, "stderr"),
         logs=flag(query, "logs"),
@@ -203,8 +202,28 @@ async def _attach(request: web.Request) -> tuple[AttachSession, bool]:
     return session, view.spec.tty
 
 
+async def _replay(request: web.Request) -> web.StreamResponse:
+    """An attach without `stream` gives what has been written so far, if it asks for `logs`, and ends."""
+    query = request.query
+    containers = engine(request).containers
+    view = await containers.inspect(request.match_info["id"])
+    tty = view.spec.tty
+    stream = hijack(request, stream_type(request, tty=tty) if request.headers.get("Upgrade") else RAW)
+    try:
+        if flag(query, "logs"):
+            options = LogOptions(stdout=flag(query, "stdout"), stderr=flag(query, "stderr"))
+            async for entry in containers.logs(view.id, options):
+                await stream.write(entry.line if tty else frame(entry.stream, entry.line))
+    finally:
+        stream.close()
+    await stream.wait_closed()
+    return Hijacked()
+
+
 async def attach(request: web.Request) -> web.StreamResponse:
     await request.read()
+    if not flag(request.query, "stream"):
+        return await _replay(request)
     session, tty = await _attach(request)
     kind = stream_type(request, tty=tty) if request.headers.get("Upgrade") else RAW
     with until_daemon_ends(request):

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from fake.api_engine import FakeEngine, hex_id
 
@@ -334,6 +335,26 @@ async def test_a_refused_attach_leaves_an_ordinary_connection(api: Client) -> No
     reply = await api.send(b"POST /containers/none/attach HTTP/1.1\r\nHost: d\r\n\r\n" + again)
     assert (reply.status, await reply.json()) == (404, {"message": "No such container: none"})
     assert (await reply.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+async def test_attach_without_stream_replays_the_log(api: Client) -> None:
+    await container(api)
+    api.engine.containers.lines = [LogEntry(time="2026-11-24T10:00:00Z", stream="stderr", line=b"past\n")]
+    reply = await api.send(upgrade("/containers/c/attach?logs=1&stdout=1&stderr=1"))
+    assert await reply.reader.read() == b"\x02\0\0\0\0\0\0\5past\n"
+
+
+async def test_attach_over_a_websocket(api: Client) -> None:
+    await container(api)
+    connector = aiohttp.UnixConnector(path=api.path)
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.ws_connect("http://d/v1.50/containers/c/attach/ws?stream=1&stdin=1&stdout=1") as socket,
+    ):
+        await socket.send_bytes(b"abc")
+        assert (await socket.receive()).data == b"abc"
+    await until(lambda: api.engine.containers.sessions[0].closed)
+    assert (await api.call("GET", "/containers/c/attach/ws")).status == 400
 
 
 async def test_a_slow_reader_holds_the_sender_up(api: Client) -> None:
