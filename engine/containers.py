@@ -43,13 +43,13 @@ class Containers:
     async def start(self, ref: str) -> None:
         await self._lifecycle.start(self._get(ref))
 
-    async def stop(self, ref: str, *, timeout: int | None = None, signal: str = "") -> None:
+    async def stop(self, ref: str, *, timeout: int | None = None, signal: str = "") -> None:  # noqa: ASYNC109 - seconds of Docker's API
         await self._lifecycle.stop(self._get(ref), timeout=timeout, signal=signal)
 
     async def kill(self, ref: str, *, signal: str = "KILL") -> None:
         await self._lifecycle.kill(self._get(ref), signal=signal)
 
-    async def restart(self, ref: str, *, timeout: int | None = None, signal: str = "") -> None:
+    async def restart(self, ref: str, *, timeout: int | None = None, signal: str = "") -> None:  # noqa: ASYNC109 - seconds of Docker's API
         await self._lifecycle.restart(self._get(ref), timeout=timeout, signal=signal)
 
     async def pause(self, ref: str) -> None:

@@ -142,7 +142,7 @@ class Execs:
         entry = self.get(exec_id)
         if entry.process is None or not entry.running:
             raise Conflict(f"exec {exec_id} is not running")
-        await entry.process.resize(rows=rows, columns=columns)
+        entry.process.resize(rows=rows, columns=columns)
 
 
 async def _drain(running: ExecPort) -> None:

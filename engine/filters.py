@@ -94,8 +94,8 @@ _TESTS: dict[str, Callable[[ContainerView, str], bool]] = {
     "health": lambda view, wanted: view.health == wanted,
     "publish": lambda view, wanted: _port(view, wanted, published=True),
     "expose": lambda view, wanted: _port(view, wanted, published=False),
-    "is-task": lambda view, wanted: wanted.lower() in {"false", "0"},
-    "isolation": lambda view, wanted: False,
+    "is-task": lambda _view, wanted: wanted.lower() in {"false", "0"},
+    "isolation": lambda _view, _wanted: False,
 }
 
 
@@ -112,6 +112,6 @@ def container_matches(view: ContainerView, filters: Filters | None) -> bool:
                 return False
         elif key not in _TESTS:
             raise InvalidInput(f"invalid filter '{key}'")
-        elif not any([_TESTS[key](view, v) for v in values]):
+        elif not any(_TESTS[key](view, v) for v in values):
             return False
     return True

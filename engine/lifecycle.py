@@ -7,9 +7,8 @@ The container's lock is held while its state changes and never while a process i
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import json
+import logging
 from dataclasses import replace
 
 from pystack.engine import clock
@@ -100,6 +99,7 @@ class Lifecycle:
             # Also when the disk is full: the process runs, so it must be watched.
             services.background.spawn(self._watch(container, shim), f"watch {container.name}")
         failpoint("engine.start.running")
+        await self._starter.bind_sessions(container, shim)  # who attached while it was being started
         services.publish(container, "start")
         self._prober.begin(container, fresh=True)
 
@@ -130,21 +130,12 @@ class Lifecycle:
         self._prober.begin(container)
 
     async def _watch(self, container: Container, shim: ShimPort) -> None:
-        try:
-            ended = await asyncio.shield(shim.exited)
-        except (PystackError, OSError) as error:
-            ended = self._without_shim(container, error)
+        ended = await asyncio.shield(shim.exited)
         if not shim.closed.done():
             await asyncio.wait({shim.closed}, timeout=DRAIN)
         async with container.lock:
             if container.shim is shim:
                 await self.settle(container, ended)
-
-    def _without_shim(self, container: Container, error: Exception) -> ExitRecord:
-        """The shim is gone without a word: the processes must not outlive it, and exit.json may know how it ended."""
-        self._services.cgroups.kill(container.id)
-        found = read_exit_record(container)
-        return found or lost_record(container, f"the shim of the container was lost: {error}")
 
     async def settle(self, container: Container, ended: ExitRecord) -> None:
         """Record the exit, tell everybody, release what it held and decide on a restart. The lock is held."""
@@ -195,7 +186,7 @@ class Lifecycle:
             await services.registry.save(container, record)
         except EngineError as error:
             # Memory is right and exit.json is durable: the next start of the engine reads it. Cleaning up must go on.
-            log.error("cannot record the exit of container %s: %s", container.name, error)
+            log.warning("cannot record the exit of container %s: %s", container.name, error)
         failpoint("engine.exit.recorded")
 
     async def _release(self, container: Container, shim: ShimPort | None) -> None:
@@ -215,12 +206,12 @@ class Lifecycle:
             try:
                 await step
             except (PystackError, OSError) as error:
-                log.error("cannot release the %s of container %s: %s", what, container.name, error)
+                log.warning("cannot release the %s of container %s: %s", what, container.name, error)
             failpoint(f"engine.exit.{what}")
         try:
             discard_shim_dir(container)
         except (PystackError, OSError) as error:
-            log.error("%s", error)
+            log.warning("%s", error)
 
     async def release_leftovers(self, container: Container) -> None:
         """What a run that nobody watched may have left (recovery, removal). Idempotent; the lock is held."""
@@ -269,7 +260,7 @@ class Lifecycle:
 
     # -- stop, kill, restart ------------------------------------------------------------------------------------------
 
-    async def stop(self, container: Container, *, timeout: int | None, signal: str) -> None:
+    async def stop(self, container: Container, *, timeout: int | None, signal: str) -> None:  # noqa: ASYNC109 - seconds of Docker's API
         """NotModified when it does not run. `timeout` seconds before SIGKILL, None the container's own, -1 for ever."""
         number = parse_signal(signal or container.config.stop_signal or "TERM")
         async with container.lock:
@@ -314,7 +305,7 @@ class Lifecycle:
         shim: ShimPort,
         exited: asyncio.Future[WaitResult],
         number: int,
-        timeout: int,
+        timeout: int,  # noqa: ASYNC109 - seconds of Docker's API
     ) -> None:
         """Stop signal, grace period, SIGKILL, and as the last resort the whole cgroup."""
         # The kernel drops a default-action signal to a namespace's init: waiting for it would be in vain (DESIGN §8).
@@ -369,7 +360,7 @@ class Lifecycle:
             if not await _within(exited, KILL_WAIT):
                 raise EngineError(f"cannot kill container {container.name}: its processes do not end")
 
-    async def restart(self, container: Container, *, timeout: int | None, signal: str) -> None:
+    async def restart(self, container: Container, *, timeout: int | None, signal: str) -> None:  # noqa: ASYNC109 - seconds of Docker's API
         """Stop if it runs, then start; restart policies and --rm do not act in between."""
         container.restarting_by_hand = True
         try:

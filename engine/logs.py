@@ -138,7 +138,7 @@ class _Cursor:
         self.close()
         self._todo.clear()
         try:
-            self._file = open(self._path, "rb")
+            self._file = _open(self._path)
         except FileNotFoundError:
             self._todo.append(self._path)
             return

@@ -102,7 +102,7 @@ async def run_probe(container: Container, rules: HealthRules) -> ProbeResult:
         return ProbeResult(exit_code=TIMED_OUT, output=text.encode() + (b": " + output if output else b""))
     finally:
         if not running.exited.done():
-            await asyncio.shield(running.signal(9))
+            running.signal(9)
         await running.close()
 
 

@@ -12,6 +12,8 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from pystack.network.service import Sandbox
+
 from pystack.engine import clock
 from pystack.engine.container import Container
 from pystack.engine.creation import Creation
@@ -24,7 +26,6 @@ from pystack.model.errors import PystackError
 from pystack.model.names import ID
 from pystack.model.observed import NEVER
 from pystack.model.states import ContainerState
-from pystack.network.service import Sandbox
 
 log = logging.getLogger(__name__)
 

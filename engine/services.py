@@ -11,6 +11,9 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pystack.network.service import NetworkService
+from pystack.volume.service import VolumeService
+
 from pystack.engine.container import Container, ContainerRecord, dump_record, load_record
 from pystack.engine.events import EventBus
 from pystack.engine.names import NameIndex
@@ -20,8 +23,6 @@ from pystack.image.service import ImageService
 from pystack.kernel.cgroups import EngineCgroups
 from pystack.kernel.inotify import DirectoryWatcher
 from pystack.model.names import Instance
-from pystack.network.service import NetworkService
-from pystack.volume.service import VolumeService
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Registry:
             try:
                 self.add(load_record(text))
             except ValueError as error:
-                log.error("set aside the record of container %s: %s", key[:12], error)
+                log.warning("set aside the record of container %s: %s", key[:12], error)
                 await self._table.quarantine(key, str(error))
 
     def add(self, record: ContainerRecord) -> Container:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack
 
+from pystack.network.service import Sandbox, SandboxRequest
+
 from pystack.engine import bundles
 from pystack.engine.container import Container
 from pystack.engine.ports import ShimPort
@@ -18,7 +20,6 @@ from pystack.kernel import process
 from pystack.kernel.devices import container_devices
 from pystack.kernel.failpoints import failpoint
 from pystack.model.errors import Conflict, EngineError
-from pystack.network.service import Sandbox, SandboxRequest
 
 _NETWORK_FILES = {"/etc/hosts": "hosts", "/etc/hostname": "hostname", "/etc/resolv.conf": "resolv.conf"}
 
@@ -80,7 +81,7 @@ class Starter:
             if sandbox is not None and shim.netns_fd >= 0:
                 await services.networks.wire(sandbox, shim.netns_fd)
             failpoint("engine.start.wired")
-            await self._bind_sessions(container, shim)
+            await self.bind_sessions(container, shim)
             await shim.go()
             await shim.wait_started()
             failpoint("engine.start.started")
@@ -176,7 +177,7 @@ class Starter:
             network_files={target: f"{owner.directory}/{name}" for target, name in _NETWORK_FILES.items()},
         )
 
-    async def _bind_sessions(self, container: Container, shim: ShimPort) -> None:
+    async def bind_sessions(self, container: Container, shim: ShimPort) -> None:
         """Give those who attached before the start their streams: before `go`, so that they see the first byte."""
         waiting, container.awaiting_start = container.awaiting_start, []
         for session in waiting:

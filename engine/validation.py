@@ -7,9 +7,10 @@ import re
 from pystack.engine import bundles
 from pystack.engine.confine import confinement
 from pystack.engine.signals import parse_signal
+from pystack.kernel.cgroup_files import Features
 from pystack.kernel.devices import container_devices
 from pystack.kernel.host import Host
-from pystack.kernel.limits import Features, validate
+from pystack.kernel.limits import validate
 from pystack.model.container import ContainerSpec, Resources
 from pystack.model.errors import InvalidInput, Unsupported
 
