@@ -322,6 +322,7 @@ class ShimProcess:
         self._forget_control()
         self.release_netns()
         if self.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self.pidfd)
             os.close(self.pidfd)
             self.pidfd = -1
 
@@ -362,17 +363,27 @@ class ShimProcess:
         self._decided.set()
 
     def _on_end(self) -> None:
-        """The shim is gone. If it never told of an exit it was killed, and PID 1 died with it (PR_SET_PDEATHSIG)."""
+        """The shim is gone. If it never told of an exit it was killed, and PID 1 dies with it (PR_SET_PDEATHSIG)."""
         self._forget_control()
+        if self.exited.done() or self.pidfd < 0:
+            self._finish_lost()
+            return
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        asyncio.get_running_loop().add_reader(self.pidfd, self._on_orphan_gone)
+
+    def _on_orphan_gone(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.pidfd)
+        self._finish_lost()
+
+    def _finish_lost(self) -> None:
         if not self.exited.done():
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             saved = record.load(self.directory)
             if saved is None or saved["run"] != self.run:
                 saved = self._lost("the container's shim was killed", 137)
             if not self._decided.is_set():
                 self._failure = StartError(
-                    saved["error"] or "cannot start: the shim was killed", exit_code=125
+                    f"cannot start the container: {saved['error'] or 'it ended at once'}", exit_code=125
                 )
             self._finish(saved)
         if not self.closed.done():

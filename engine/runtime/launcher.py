@@ -54,8 +54,8 @@ def prepare(cgroups: list[str]) -> None:
     sc.set_name(b"pystack-launch")
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
-    for number in (32, 33):
-        sc.default_signal(number)
+    for internal in (32, 33):
+        sc.default_signal(internal)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)  # SIGCHLD: the kernel reaps the shims
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -36,8 +36,11 @@ class AttachStream:
         try:
             packet = await asyncio.get_running_loop().sock_recv(self._sock, wire.PACKET + 1)
         except OSError:
+            packet = b""
+        if not packet:
+            self._sock.close()
             return None
-        return (_NAMES[packet[:1]], packet[1:]) if packet else None
+        return _NAMES[packet[:1]], packet[1:]
 
     async def send(self, data: bytes) -> None:
         view = memoryview(data)

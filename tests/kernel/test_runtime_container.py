@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from runtime_harness import Box, box, collect, process
 
 from pystack.engine.runtime import record
 from pystack.engine.runtime.bundle import Process
 from pystack.kernel.process import parent
 from pystack.model.errors import StartError
-from runtime_harness import Box, box, collect, process
 
 pytestmark = [pytest.mark.kernel, pytest.mark.anyio]
 
@@ -247,7 +247,7 @@ async def test_symlinks_of_the_image_lead_nowhere_else(made: Box, tmp_path: Path
         {"kind": "bind", "source": str(made.lower / "etc"), "target": "/evil/new"},
         {"kind": "fs", "fstype": "tmpfs", "target": "/evil/tmpfs", "flags": 0, "data": ""},
     ]
-    code, text, _ = await made.run(process("pwd", cwd="/evil/cwd"), mounts=mounts)
+    code, _, _ = await made.run(process("pwd", cwd="/evil/cwd"), mounts=mounts)
     assert code == 0
     assert sorted(os.listdir(canary)) == ["token"]
     for name in ("dev", "proc", "sys"):
@@ -333,7 +333,7 @@ async def test_cgroups_are_entered_before_the_program_runs(made: Box) -> None:
         (groups[0] / "memory.limit_in_bytes").write_text(str(32 << 20))
         cgroups = [str(group) for group in groups]
         script = "cat /proc/self/cgroup; ls /sys/fs/cgroup; mkdir /sys/fs/cgroup/memory/x 2>&1; mkdir /sys/fs/cgroup/y 2>&1"
-        code, text, _ = await made.run(process("sh", "-c", script), cgroups=cgroups)
+        _, text, _ = await made.run(process("sh", "-c", script), cgroups=cgroups)
         assert text.count(f"/{name}") == 2
         assert "memory\npids" in text
         assert text.count("Read-only file system") == 2
@@ -344,7 +344,7 @@ async def test_cgroups_are_entered_before_the_program_runs(made: Box) -> None:
         await shim.signal(9)
         assert (await shim.exited)["oom_killed"]
         namespaces = {**bundle["namespaces"], "cgroup": "new"}
-        code, text, _ = await made.run(
+        _, text, _ = await made.run(
             process("cat", "/proc/self/cgroup"), cgroups=cgroups, namespaces=namespaces
         )
         assert "memory:/\n" in text
