@@ -168,5 +168,5 @@ class PlanOptions:
     remove_orphans: bool = False
     timeout: int | None = None  # seconds to stop before SIGKILL
     #: Services that are no orphans although they are not desired: the file's disabled ones; for `down`, all of the file's.
-    #: None: nothing is known of the file, and nothing is an orphan.
-    known: tuple[str, ...] | None = ()
+    #: None: nothing is known of the file, so nothing is an orphan.
+    known: tuple[str, ...] | None = None

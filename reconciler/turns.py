@@ -55,6 +55,8 @@ class Turns:
         try:
             while (event := await queue.get()) is not None:
                 yield event
+            if not task.cancelled():
+                task.result()  # raises what the work did not expect
         finally:
             if not task.done():
                 task.cancel()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fake.engine import FakeEngine
+
 from pystack.model.desired import Condition, Dependency, Service, Stack, StackNetwork, StackVolume
 from pystack.model.observed import ObservedStack
 from pystack.model.plan import Plan, PlanOptions
