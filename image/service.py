@@ -44,21 +44,32 @@ def _refuse_reserved(loaded: Sequence[Loaded]) -> None:
                 raise Forbidden(f"cannot load {reference.familiar}: host.local names this host's own images")
 
 
-def _nobody(_: str) -> Sequence[ImageUser]:
+def _nobody(_: str) -> Sequence[str | ImageUser]:
     return ()
 
 
-class ImageService:
-    """Images by reference, id or unique id prefix. Set `in_use` to tell which containers use an image."""
+def _user(found: str | ImageUser) -> ImageUser:
+    """A container known by its name only counts as stopped: then, too, its image keeps its files."""
+    return ImageUser(id=found, name=found, running=False) if isinstance(found, str) else found
 
-    def __init__(self, root: str, documents: Documents, publish: Publish) -> None:
+
+class ImageService:
+    """Images by reference, id or unique id prefix. `in_use` tells the containers that were made from an image."""
+
+    def __init__(
+        self,
+        root: str,
+        documents: Documents,
+        publish: Publish,
+        in_use: Callable[[str], Sequence[str | ImageUser]] = _nobody,
+    ) -> None:
         self._store = Store(root)
         self._catalogue = Catalogue(documents)
         self._publish = publish
         self._lock = asyncio.Lock()
         self._host: asyncio.Task[None] | None = None
         self._host_checked = 0.0
-        self.in_use: Callable[[str], Sequence[ImageUser]] = _nobody
+        self.in_use = in_use
         self.snapshots = Snapshots(root, self._store, self._catalogue.image, self._catalogue.layer_directory)
 
     async def open(self) -> None:
@@ -193,7 +204,7 @@ class ImageService:
             image, reference = self._catalogue.resolve(ref)
             if image.synthetic and image.key == self._host_key():
                 raise Forbidden(f"cannot remove {ref}: the engine makes it from this host, it takes no space")
-            users = self.in_use(image.id)
+            users = [_user(found) for found in self.in_use(image.id)]
             tags = self._catalogue.tags_of(image.id)
             plan = removal.plan(ref, image, reference, tags, users, force=force)
             return await self._carry_out(image.id, plan, prune=prune_parents)
@@ -255,8 +266,9 @@ class ImageService:
         image = next((image for image in self._catalogue.images.values() if image.key == facts.key), None)
         if image is None:
             now = datetime.now(tz=UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-            image, layer = await asyncio.to_thread(hostbase.make, self._store, facts, now)
-            await self._catalogue.add(image, [layer])
+            made = await asyncio.to_thread(hostbase.make, self._store, facts, now)
+            image = made[0]
+            await self._catalogue.add(image, made[1:])
         await self._catalogue.tag(reference, image.id)
         if before and before != image.id and not self.in_use(before):
             await self._carry_out(before, removal.Removal(untag=(), delete=True), prune=True)
