@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import fcntl
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -157,7 +158,6 @@ def _notify(state: str) -> None:
 
 async def _serve(instance: Instance) -> None:
     from pystack.api.context import DaemonFacts
-    from pystack.api.docker.wire import ContainerBody
     from pystack.api.server import ApiServer, build_app
     from pystack.api.stacks import add_routes
     from pystack.engine.engine import Engine
@@ -176,10 +176,6 @@ async def _serve(instance: Instance) -> None:
         stack.push_async_callback(server.stop)
         await stack.enter_async_context(stacks.running())
         failpoint("api.daemon.serving")
-        ContainerBody.model_rebuild()  # 17 ms that the first create need not wait for
-        # What exists now lives as long as the daemon: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
         _notify(f"READY=1\nMAINPID={os.getpid()}")
         log.info(
             "pystack %s serves %s on %s (instance %s)",
@@ -188,9 +184,22 @@ async def _serve(instance: Instance) -> None:
             instance.socket,
             instance.id,
         )
+        await asyncio.to_thread(_warm_up)
         await facts.stop.wait()
         log.info("stopping; containers keep running")
         _notify("STOPPING=1")
+
+
+def _warm_up() -> None:
+    """Import and build what the first requests need, now that the daemon answers. (Requests wait for the same imports.)"""
+    for name in ("networkx", "pystack.stackfile.load", "pystack.stackfile.canonical"):
+        importlib.import_module(name)
+    from pystack.api.docker.wire import ContainerBody
+
+    ContainerBody.model_rebuild()
+    # What exists now lives as long as the daemon: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
 
 
 def _signals(stop: asyncio.Event) -> None:

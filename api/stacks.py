@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import wraps
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
 from pydantic import Field
@@ -26,8 +26,10 @@ from pystack.reconciler import progress
 from pystack.reconciler.oneoff import one_off
 from pystack.reconciler.progress import Progress
 from pystack.reconciler.stacks import StackService
-from pystack.stackfile.diagnostics import Diagnostic
-from pystack.stackfile.project import LoadRequest
+
+if TYPE_CHECKING:  # 100 ms of schemas that the daemon's start need not wait for
+    from pystack.stackfile.diagnostics import Diagnostic
+    from pystack.stackfile.project import LoadRequest
 
 NDJSON = "application/x-ndjson"
 STACKS: web.AppKey[StackService] = web.AppKey("stacks")
@@ -196,6 +198,8 @@ def _told(handler: Handler) -> Handler:
 
 
 def _request(source: Source, services: Sequence[str]) -> LoadRequest:
+    from pystack.stackfile.project import LoadRequest
+
     return LoadRequest(
         files=tuple(source.files),
         stdin=source.stdin,
