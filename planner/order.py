@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from networkx import DiGraph
 
 
-def warm() -> None:
-    """Import networkx now: for a thread, before the first plan is asked for."""
-    import networkx
-
-    assert networkx.DiGraph is not None
-
-
 def _graph(needs: Mapping[str, Iterable[str]]) -> DiGraph[str]:
     from networkx import DiGraph
 

@@ -25,7 +25,6 @@ from pystack.model.plan import Plan, PlanOptions
 from pystack.planner import labels
 from pystack.planner.diff import is_running
 from pystack.planner.lifecycle import plan_restart, plan_start, plan_stop
-from pystack.planner.order import warm
 from pystack.planner.plan import plan, plan_run
 from pystack.planner.selection import scaled
 from pystack.planner.specs import OneOff
@@ -59,13 +58,11 @@ class StackService:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[StackService]:
         """Resume what was interrupted, and on leaving stop all work where it is: the next start resumes it."""
-        warming = asyncio.create_task(asyncio.to_thread(warm))
         await self.resume()
         try:
             yield self
         finally:
             await self._turns.close()
-            await warming
 
     # -- what may be asked of a stack
 
