@@ -20,6 +20,7 @@ import images
 import pytest
 import zstandard
 from fake.documents import MemoryDocuments
+
 from pystack.image.records import ImageUser
 from pystack.image.service import ImageService
 from pystack.kernel.rootpath import Root
