@@ -176,7 +176,7 @@ def _dependencies(context: _Context, name: str, service: ServicePart) -> None:
     for other, dependency in dependencies(service).items():
         if other in context.enabled or not dependency.required:
             continue
-        path: Path = ("services", name, "depends_on", other)
+        path = _dependency_path(name, service, other)
         disabled = context.parts.services.get(other)
         if disabled is not None:
             profiles = ", ".join(f"`{p}`" for p in disabled.profiles or ())
@@ -192,6 +192,16 @@ def _dependencies(context: _Context, name: str, service: ServicePart) -> None:
             hint = did_you_mean(other, context.parts.services)
             message = f"service `{name}` depends on `{other}`, which is not defined"
             context.error(path, "undefined-service", message, hint, key=True)
+
+
+def _dependency_path(name: str, service: ServicePart, other: str) -> Path:
+    """Where the service says that it depends on the other one."""
+    if other in (service.depends_on or {}):
+        return ("services", name, "depends_on", other)
+    for attribute in ("network_mode", "ipc", "pid", "uts", "cgroup"):
+        if getattr(service, attribute) == f"service:{other}":
+            return ("services", name, attribute)
+    return ("services", name, "links" if service.links else "volumes_from")
 
 
 def _healthcheck(context: _Context, name: str, service: ServicePart) -> None:
@@ -337,7 +347,7 @@ def _cycles(context: _Context) -> None:
         for other in dependencies(context.enabled[name]):
             if state.get(other) == 1:
                 circle = [*trail[trail.index(other) :], other]
-                path: Path = ("services", name, "depends_on", other)
+                path = _dependency_path(name, context.enabled[name], other)
                 message = "services depend on each other in a circle: " + " -> ".join(circle)
                 context.error(path, "dependency-cycle", message, key=True)
             elif other in context.enabled and other not in state:

@@ -37,6 +37,7 @@ class _Extender:
     load_file: LoadFile
     reporter: Reporter
     done: dict[tuple[int, str], Node] = field(default_factory=dict)
+    circles: set[frozenset[tuple[str, str]]] = field(default_factory=set)
 
     def service(self, document: Node, name: str, trail: tuple[tuple[str, str], ...]) -> Node | None:
         """The service with its bases beneath it; None after reporting what is wrong."""
@@ -58,6 +59,9 @@ class _Extender:
         extends = node.items["extends"]
         path = ("services", name, "extends")
         if circle or len(trail) > _MAX_DEPTH:
+            if frozenset(trail) in self.circles:
+                return None  # reported from another of its members
+            self.circles.add(frozenset(trail))
             steps = " -> ".join(f"{service} ({file})" for file, service in trail)
             self.reporter.error(
                 extends, "extends-cycle", f"services extend each other in a circle: {steps}", path=path

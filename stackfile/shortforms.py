@@ -104,7 +104,7 @@ def _command(node: Node, path: Path, reporter: Reporter) -> Node:
         words = shlex.split(node.value)
     except ValueError as error:
         reporter.error(node, "bad-command", f"cannot split {path[-1]} into words: {error}", path=path)
-        return node
+        return sequence_at([], node)
     return sequence_at([scalar_at(word, node) for word in words], node)
 
 

@@ -8,8 +8,9 @@ import random
 from typing import Any
 
 import pytest
+from fake.stackfile_reader import MemoryReader
 
-from pystack.model.errors import NotFound, PystackError, StackFileError
+from pystack.model.errors import PystackError, StackFileError
 from pystack.stackfile.canonical import to_canonical
 from pystack.stackfile.diagnostics import Diagnostic
 from pystack.stackfile.load import LoadRequest, load, resolve
@@ -89,33 +90,6 @@ RUNNABLE["services"]["c"] = {"image": "z"}
 
 
 SAMPLES = 1  # odd values tried at each place (all 21 pass, in half a minute)
-
-
-class MemoryReader:
-    """Files in a dictionary."""
-
-    def __init__(self, files: dict[str, str]) -> None:
-        self.files = files
-
-    def read_text(self, path: str) -> str:
-        if path not in self.files:
-            raise NotFound(f"cannot find {path}")
-        return self.files[path]
-
-    def read_bytes(self, path: str, limit: int) -> bytes:
-        return self.read_text(path).encode()[:limit]
-
-    def exists(self, path: str) -> bool:
-        return path in self.files
-
-    def is_dir(self, path: str) -> bool:
-        return False
-
-    def realpath(self, path: str) -> str:
-        return path
-
-    def fingerprint(self, path: str) -> tuple[int, ...]:
-        return (hash(self.files.get(path)),)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
