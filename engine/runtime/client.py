@@ -79,6 +79,7 @@ class Launcher:
         self.pid = 0
         self.warnings: list[str] = []
         self._dead = asyncio.Event()
+        self._sending = asyncio.Lock()
 
     async def start(self) -> None:
         """Start it, if it does not run. Unavailable when it cannot be started."""
@@ -178,12 +179,14 @@ class Launcher:
         raise Unavailable("cannot create the container: the launcher does not stay alive")
 
     async def _request(self, bundle: Bundle, fds: Sequence[int]) -> None:
-        while self._socket is not None:
-            try:
-                wire.send(self._socket, bundle, fds)  # type: ignore[arg-type]
-                return
-            except BlockingIOError:
-                await _ready(self._socket.fileno(), write=True)
+        # One at a time: the loop keeps a single writer callback for each fd, a second waiter would replace the first.
+        async with self._sending:
+            while self._socket is not None:
+                try:
+                    wire.send(self._socket, bundle, fds)  # type: ignore[arg-type]
+                    return
+                except BlockingIOError:
+                    await _ready(self._socket.fileno(), write=True)
         raise BrokenPipeError
 
 
