@@ -20,7 +20,7 @@ import platform
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pystack.image import hostskeleton
 from pystack.image.records import ImageRecord, LayerRecord
@@ -161,12 +161,15 @@ def _secret(name: str, mode: int) -> bool:
     return not mode & 0o004 and not mode & 0o111
 
 
-def make(store: Store, facts: HostFacts, created: str) -> tuple[ImageRecord, LayerRecord]:
-    """Make the image: about a second for a /usr of 140,000 entries. `created` is RFC 3339. Runs in a worker thread.
+def make(
+    store: Store, facts: HostFacts, created: str, before: ImageRecord | None = None
+) -> tuple[ImageRecord, list[LayerRecord]]:
+    """Make the image and its layer: under a second for a /usr of 140,000 entries. Runs in a worker thread.
 
-    The layer is in the store and durable; the caller records it, or `Store.collect` removes it.
+    `created` is RFC 3339. The id says what is in the skeleton and what is bound, so that a host where only programs changed
+    (containers see that at once, below /usr) still has the image `before`: that is returned, with the new key. A layer that
+    is made is durable; the caller records it, or `Store.collect` removes it.
     """
-    diff_id = f"sha256:{facts.key}"
     mounts = ["/usr", *(f"/{name}" for name in facts.directories), *([facts.python] if facts.python else [])]
     covers = _covers(store)
     binds = [(path, path) for path in mounts]
@@ -174,9 +177,10 @@ def make(store: Store, facts: HostFacts, created: str) -> tuple[ImageRecord, Lay
         binds.extend((covers[directory], path) for path, directory in sorted(masks(top)))
     with store.new_layer() as place:
         size = hostskeleton.make_skeleton(place, dict(facts.links), mounts)
-        layer = LayerRecord(
-            chain_id=diff_id, diff_id=diff_id, directory=store.commit_layer(place, diff_id), size=size
-        )
+        diff_id = _digest(place, binds)
+        if before is not None and before.layers == (diff_id,):
+            return replace(before, key=facts.key), []
+        name = store.commit_layer(place, diff_id)
     store.sync()
     config = _config(facts, diff_id, created)
     image = ImageRecord(
@@ -188,7 +192,24 @@ def make(store: Store, facts: HostFacts, created: str) -> tuple[ImageRecord, Lay
         key=facts.key,
         binds=tuple(binds),
     )
-    return image, layer
+    return image, [LayerRecord(chain_id=diff_id, diff_id=diff_id, directory=name, size=size)]
+
+
+def _digest(place: str, binds: list[tuple[str, str]]) -> str:
+    """Digest of the skeleton's entries and of the binds."""
+    digest = hashlib.sha256(json.dumps([_RECIPE, binds]).encode())
+    for directory, names, files in os.walk(place):
+        names.sort()
+        for name in sorted([*names, *files]):
+            path = f"{directory}/{name}"
+            mode = os.lstat(path).st_mode
+            digest.update(f"{path[len(place) :]}\0{mode:o}\0".encode(errors="surrogateescape"))
+            if stat.S_ISLNK(mode):
+                digest.update(os.readlink(os.fsencode(path)))
+            elif stat.S_ISREG(mode):
+                with open(path, "rb") as file:
+                    digest.update(hashlib.sha256(file.read()).digest())
+    return "sha256:" + digest.hexdigest()
 
 
 def _covers(store: Store) -> dict[bool, str]:

@@ -262,16 +262,13 @@ class ImageService:
 
     async def _renew_host_base(self, facts: hostbase.HostFacts) -> None:
         reference = normalise(hostbase.REFERENCE)
-        before = self._catalogue.tags.get(str(reference), "")
-        image = next((image for image in self._catalogue.images.values() if image.key == facts.key), None)
-        if image is None:
-            now = datetime.now(tz=UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-            made = await asyncio.to_thread(hostbase.make, self._store, facts, now)
-            image = made[0]
-            await self._catalogue.add(image, made[1:])
+        before = self._catalogue.images.get(self._catalogue.tags.get(str(reference), ""))
+        now = datetime.now(tz=UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        image, layers = await asyncio.to_thread(hostbase.make, self._store, facts, now, before)
+        await self._catalogue.add(image, layers)
         await self._catalogue.tag(reference, image.id)
-        if before and before != image.id and not self.in_use(before):
-            await self._carry_out(before, removal.Removal(untag=(), delete=True), prune=True)
+        if before and before.id != image.id and not self.in_use(before.id):
+            await self._carry_out(before.id, removal.Removal(untag=(), delete=True), prune=True)
 
     # Roots of containers
 
