@@ -128,9 +128,20 @@ def _mounts(container: Container, around: Surroundings) -> list[MountEntry]:
     return [bind_entry(s, t, readonly=True) for s, t in around.root_binds] + asked
 
 
+def _default_nodes() -> list[DeviceNode]:
+    """The nodes that every container has (devices.txt of the kernel's documentation)."""
+    numbers = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+    return [
+        DeviceNode(path=f"/dev/{name}", type="c", major=major, minor=minor, mode=0o666, uid=0, gid=0)
+        for name, (major, minor) in numbers.items()
+    ]
+
+
 def _devices(config: ContainerSpec) -> list[DeviceNode]:
     nodes, _ = container_devices(config.privileged, config.resources.devices, ())
-    return [DeviceNode(**node) for node in nodes]
+    given = {node["path"]: DeviceNode(**node) for node in nodes}
+    defaults = [node for node in _default_nodes() if node["path"] not in given]
+    return [*defaults, *given.values()]
 
 
 def _integer(options: Mapping[str, str], key: str, default: int) -> int:

@@ -11,11 +11,10 @@ import os
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from pystack.engine import clock
+from pystack.engine import clock, materialise
 from pystack.engine.container import Container, ContainerRecord, MountRecord
 from pystack.engine.interface import Created
 from pystack.engine.lifecycle import Lifecycle
-from pystack.engine.materialise import Materialiser
 from pystack.engine.merge import merge
 from pystack.engine.names import check_name, random_id
 from pystack.engine.services import Services
@@ -34,7 +33,6 @@ log = logging.getLogger(__name__)
 class Creation:
     def __init__(self, services: Services, lifecycle: Lifecycle) -> None:
         self._services, self._lifecycle = services, lifecycle
-        self._materialiser = Materialiser(services)
 
     # -- create -------------------------------------------------------------------------------------------------------
 
@@ -63,7 +61,9 @@ class Creation:
                 config=config,
                 image_id=image.id,
                 shell=image.config.shell,
+                mounts=materialise.plan(services, config),
                 removing=True,  # until all is made: recovery removes a half-made container
+                remove_volumes=True,
             )
             container = Container(record=record, instance=services.instance)
             services.registry.making.add(container)
@@ -73,7 +73,7 @@ class Creation:
             undo.push_async_callback(self._undo_create, container)
             await self._furnish(container)
             failpoint("engine.create.furnished")
-            await services.registry.save(container, replace(container.record, removing=False))
+            await services.registry.save(container, replace(container.record, removing=False, remove_volumes=False))
             undo.pop_all()
         services.registry.making.discard(container)
         services.registry.adopt(container)
@@ -106,7 +106,7 @@ class Creation:
         self._write_files(container)
         for name in ("hosts", "hostname", "resolv.conf"):
             write_file(f"{container.directory}/{name}", b"")
-        mounts = await self._materialiser.materialise(container)
+        mounts = await materialise.make(self._services, container)
         container.record = replace(container.record, mounts=mounts, upper_dir=snapshot.upper)
 
     def _write_files(self, container: Container) -> None:
@@ -157,7 +157,7 @@ class Creation:
     async def finish_removal(self, container: Container) -> None:
         """Recovery: go on with a removal, or undo a half-made create. The lock is held."""
         await self._lifecycle.release_leftovers(container)
-        await self._delete(container, volumes=container.record.remove_volumes or not container.record.mounts)
+        await self._delete(container, volumes=container.record.remove_volumes)
 
     async def _delete(self, container: Container, *, volumes: bool) -> None:
         """Everything on disk, then the record: whatever fails before leaves a record that says what is left to do."""

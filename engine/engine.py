@@ -145,10 +145,12 @@ async def _compose(instance: Instance, store: Store, stack: AsyncExitStack) -> S
     registry = Registry(store.table("containers"), instance)
     cgroups = EngineCgroups(instance.cgroup)
     cgroups.prepare()
-    images = ImageService(instance.root, store.table("images"), publish, registry.using_image)
+    images = ImageService(instance.root, store.table("images"), publish)
+    images.in_use = registry.using_image
     volumes = VolumeService(instance.root, store.table("volumes"), publish, registry.using_volume)
     networks = NetworkService(instance, store.table("networks"), publish)
     await images.open()
+    stack.push_async_callback(images.close)
     await volumes.open()
     await networks.open()
     stack.push_async_callback(networks.close)

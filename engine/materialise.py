@@ -1,7 +1,7 @@
-"""Mounts of a container at create: volumes made and filled, binds checked, what other containers share copied.
+"""Mounts of a container at create: first planned and named, then made, filled and checked.
 
-Flows in: the merged spec. Flows out: `MountRecord`s, kept in the container's record as they come, so that a create that
-fails half-way knows which anonymous volumes it made.
+Flows in: the merged spec. Flows out: `MountRecord`s. The plan names every anonymous volume and goes into the record
+before anything is made, so that a create that dies half-way leaves no volume that nobody knows.
 """
 
 from __future__ import annotations
@@ -12,80 +12,70 @@ from dataclasses import replace
 
 from pystack.engine.container import Container, MountRecord
 from pystack.engine.services import Services
-from pystack.model.container import Mount
+from pystack.model.container import ContainerSpec, Mount
 from pystack.model.errors import InvalidInput
 from pystack.model.observed import MountView
 from pystack.volume import binds
+from pystack.volume.records import ANONYMOUS_LABEL
 
 
-class Materialiser:
-    def __init__(self, services: Services) -> None:
-        self._services = services
+def plan(services: Services, config: ContainerSpec) -> tuple[MountRecord, ...]:
+    """All mounts of a container, with nothing made yet. InvalidInput or NotFound for bad `volumes_from`."""
+    taken = {_key(m.target) for m in config.mounts} | {_key(f.target) for f in config.files}
+    shared = [m for m in _volumes_from(services, config) if _key(m.spec.target) not in taken]
+    taken |= {_key(m.spec.target) for m in shared}
+    anonymous = [Mount(type="volume", target=v) for v in config.volumes if _key(v) not in taken]
+    return (*shared, *(_planned(m) for m in (*config.mounts, *anonymous)))
 
-    async def materialise(self, container: Container) -> tuple[MountRecord, ...]:
-        """All mounts of the container. NotFound, InvalidInput or Conflict when one cannot be had."""
-        config = container.config
-        taken = {_key(m.target) for m in config.mounts} | {_key(f.target) for f in config.files}
-        shared = [m for m in self._volumes_from(container) if _key(m.spec.target) not in taken]
-        taken |= {_key(m.spec.target) for m in shared}
-        asked = [
-            *config.mounts,
-            *(Mount(type="volume", target=v) for v in config.volumes if _key(v) not in taken),
-        ]
-        container.record = replace(container.record, mounts=tuple(shared))
-        for mount in asked:
-            record = await self._one(container, mount)
-            container.record = replace(container.record, mounts=(*container.record.mounts, record))
-        return container.record.mounts
 
-    def _volumes_from(self, container: Container) -> Iterator[MountRecord]:
-        """Volumes and binds of other containers, "id[:ro|rw]". What is theirs to remove stays theirs."""
-        for item in container.config.volumes_from:
-            ref, _, mode = item.partition(":")
-            if mode not in {"", "ro", "rw", "z", "Z"}:
-                raise InvalidInput(f"invalid mode for volumes-from: {mode}")
-            for mount in self._services.registry.get(ref).record.mounts:
-                if mount.spec.type in {"volume", "bind"}:
-                    writable = mount.view.read_write and mode != "ro"
-                    view = replace(mount.view, read_write=writable)
-                    yield replace(mount, view=view, anonymous=False)
+def _volumes_from(services: Services, config: ContainerSpec) -> Iterator[MountRecord]:
+    """Volumes and binds of other containers, "id[:ro|rw]". What is theirs to remove stays theirs."""
+    for item in config.volumes_from:
+        ref, _, mode = item.partition(":")
+        if mode not in {"", "ro", "rw", "z", "Z"}:
+            raise InvalidInput(f"invalid mode for volumes-from: {mode}")
+        for mount in services.registry.get(ref).record.mounts:
+            if mount.spec.type in {"volume", "bind"}:
+                view = replace(mount.view, read_write=mount.view.read_write and mode != "ro")
+                yield replace(mount, view=view, anonymous=False)
 
-    async def _one(self, container: Container, mount: Mount) -> MountRecord:
-        if mount.type == "tmpfs":
-            view = MountView(
-                type="tmpfs", name="", source="", destination=mount.target, read_write=not mount.read_only
-            )
-            return MountRecord(spec=mount, view=view)
-        if mount.type == "bind":
-            source = binds.prepare(mount)
-            view = MountView(
-                type="bind",
-                name="",
-                source=source,
-                destination=mount.target,
-                mode="ro" if mount.read_only else "",
-                read_write=not mount.read_only,
-                propagation=mount.propagation or "rprivate",
-            )
-            return MountRecord(spec=mount, view=view)
-        return await self._volume(container, mount)
 
-    async def _volume(self, container: Container, mount: Mount) -> MountRecord:
-        images, image_id = self._services.images, container.record.image_id
-        made = await self._services.volumes.materialise(
-            mount, lambda: images.snapshots.open_view(image_id, "")
-        )
-        view = MountView(
-            type="volume",
-            name=made.volume.name,
-            source=made.source,
-            destination=mount.target,
-            driver=made.volume.driver,
-            mode="ro" if mount.read_only else "z",
-            read_write=not mount.read_only,
-            propagation="",
-        )
-        return MountRecord(spec=mount, view=view, anonymous=not mount.source)
+def _planned(mount: Mount) -> MountRecord:
+    anonymous = mount.type == "volume" and not mount.source
+    if anonymous:
+        labels = {**mount.labels, ANONYMOUS_LABEL: ""}
+        mount = replace(mount, source=os.urandom(32).hex(), labels=labels)
+    view = MountView(
+        type=mount.type,
+        name=mount.source if mount.type == "volume" else "",
+        source="",
+        destination=mount.target,
+        mode="ro" if mount.read_only else "z" if mount.type == "volume" else "",
+        read_write=not mount.read_only,
+        propagation=(mount.propagation or "rprivate") if mount.type == "bind" else "",
+    )
+    return MountRecord(spec=mount, view=view, anonymous=anonymous)
+
+
+async def make(services: Services, container: Container) -> tuple[MountRecord, ...]:
+    """Make what the record's mounts name: volumes with their content from the image, sources of binds."""
+    made = []
+    for mount in container.record.mounts:
+        if mount.view.source or mount.spec.type == "tmpfs":
+            made.append(mount)
+        elif mount.spec.type == "bind":
+            made.append(replace(mount, view=replace(mount.view, source=binds.prepare(mount.spec))))
+        else:
+            made.append(await _volume(services, container, mount))
+    return tuple(made)
+
+
+async def _volume(services: Services, container: Container, mount: MountRecord) -> MountRecord:
+    def open_view() -> int:
+        return services.images.snapshots.open_view(container.record.image_id)
+
+    ready = await services.volumes.materialise(mount.spec, open_view)
+    return replace(mount, view=replace(mount.view, source=ready.source, driver=ready.volume.driver))
 
 
 def _key(target: str) -> str:

@@ -19,6 +19,7 @@ from pystack.engine.events import EventBus
 from pystack.engine.names import NameIndex
 from pystack.engine.ports import LauncherPort
 from pystack.engine.store import Table
+from pystack.image.records import ImageUser
 from pystack.image.service import ImageService
 from pystack.kernel.cgroups import EngineCgroups
 from pystack.kernel.inotify import DirectoryWatcher
@@ -63,9 +64,13 @@ class Registry:
         """NotFound, or InvalidInput for an ambiguous prefix."""
         return self._containers[self.names.resolve(ref)]
 
-    def using_image(self, image_id: str) -> list[str]:
-        """Names of the containers that were made from an image."""
-        return [c.name for c in (*self, *self.making) if c.record.image_id == image_id]
+    def using_image(self, image_id: str) -> list[ImageUser]:
+        """The containers that were made from an image."""
+        return [
+            ImageUser(id=c.id, name=c.name, running=c.running)
+            for c in (*self, *self.making)
+            if c.record.image_id == image_id
+        ]
 
     def using_volume(self, name: str) -> list[str]:
         """Ids of the containers that mount a volume."""
