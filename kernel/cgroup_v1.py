@@ -16,6 +16,7 @@ from pystack.model.container import Resources
 
 #: What an unlimited memory.limit_in_bytes reads as is about this, whatever the page size.
 _UNLIMITED = 1 << 62
+_ABSENT = "Your kernel does not support "
 Setting = tuple[str, str, str]  # controller, file, value
 
 
@@ -102,8 +103,16 @@ def open_cpuset(directory: str, parent: str) -> None:
 
 def set_devices(directory: str, rules: Sequence[DeviceRule]) -> None:
     """Apply rules in order; "deny all" empties the list first, so that this also replaces what was there."""
-    for rule in rules or ALLOW_ALL:
-        files.write(directory, "devices.allow" if rule.allow else "devices.deny", rule.v1_line())
+    opened: dict[str, int] = {}
+    try:
+        for rule in rules or ALLOW_ALL:
+            name = "devices.allow" if rule.allow else "devices.deny"
+            if name not in opened:
+                opened[name] = os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            os.write(opened[name], rule.v1_line().encode())
+    finally:
+        for fd in opened.values():
+            os.close(fd)
 
 
 # Statistics
@@ -195,11 +204,12 @@ def set_frozen(directories: Mapping[str, str], frozen: bool) -> None:
 
 def warnings_of(missing: Iterable[str]) -> list[str]:
     """Docker's words for values that this kernel has no file for."""
+    swap = _ABSENT + "swap limit capabilities or the cgroup is not mounted. Memory limited without swap."
+    weight = _ABSENT + "Block I/O weight or the cgroup is not mounted. Weight discarded."
     texts = {
-        "memory.memsw.limit_in_bytes": "Your kernel does not support swap limit capabilities or the cgroup is not mounted. "
-        "Memory limited without swap.",
-        "blkio.weight": "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.",
+        "memory.memsw.limit_in_bytes": swap,
+        "memory.swap.max": swap,
+        "blkio.weight": weight,
+        "io.weight": weight,
     }
-    return [
-        texts.get(name, f"Your kernel does not support {name}. Limitation discarded.") for name in missing
-    ]
+    return [texts.get(name, f"{_ABSENT}{name}. Limitation discarded.") for name in missing]

@@ -6,6 +6,7 @@ crun, so that the same Compose file gives the same limits. See the kernel's Docu
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pystack.kernel import cgroup_files as files
@@ -104,10 +105,26 @@ def enable_controllers(directory: str) -> None:
     try:
         files.write(directory, "cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
     except OSError as error:
+        if (
+            error.errno == errno.EINVAL
+        ):  # one of them will not (cpu, while realtime processes run): the others may
+            _enable_each(directory, wanted)
+            return
         raise EngineError(
             f"cannot enable the cgroup controllers {', '.join(wanted)} in {directory}: {error.strerror}",
-            hint="give the engine a cgroup without processes of its own (systemd: Delegate=yes; a container: move them to a child)",
+            hint="give the engine a cgroup without processes of its own "
+            "(systemd: Delegate=yes; a container: move them to a child)",
         ) from error
+
+
+def _enable_each(directory: str, wanted: list[str]) -> None:
+    """Enable what can be; what cannot is missing in `features` and is warned of there."""
+    for name in wanted:
+        try:
+            files.write(directory, "cgroup.subtree_control", f"+{name}")
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
 
 
 # Statistics

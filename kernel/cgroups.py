@@ -206,7 +206,7 @@ class EngineCgroups:
             )
         missing = self._write_limits(container_id, resources, current)
         failpoint("cgroup.limits.updated")
-        return cgroup_v1.warnings_of(name for name in missing if name != "blkio.bfq.weight")
+        return cgroup_v1.warnings_of(name for name in missing if not name.endswith(".bfq.weight"))
 
     def set_devices(self, container_id: str, rules: Sequence[DeviceRule]) -> None:
         """Make these rules the container's, in place of earlier ones. Raises EngineError: never start without them."""
@@ -229,7 +229,13 @@ class EngineCgroups:
 
     def pids(self, container_id: str) -> list[int]:
         """Processes in the container's cgroup and in those that it made below it; numbers of the host."""
-        return files.pids_below(self._main(container_id))
+        return files.pids_below(self._main(container_id)) or self._pids_anywhere(container_id)
+
+    def _pids_anywhere(self, container_id: str) -> list[int]:
+        """On v1 a process joins one hierarchy after the other: one that was stopped half-way is in some of them."""
+        if self._unified:
+            return []
+        return sorted({pid for place in self._directories(container_id) for pid in files.pids_below(place)})
 
     def is_empty(self, container_id: str) -> bool:
         return not self.pids(container_id)
@@ -237,24 +243,23 @@ class EngineCgroups:
     def kill(self, container_id: str) -> None:
         """SIGKILL every process of the container, forks in flight included. Nothing there is fine."""
         place = self._main(container_id)
-        if self._unified:
-            if os.path.isdir(place) and not files.write(place, "cgroup.kill", "1"):
-                self._kill_each(container_id, place)
+        if self._unified and os.path.isdir(place) and files.write(place, "cgroup.kill", "1"):
+            failpoint("cgroup.container.killed")
             return
         # Frozen tasks can neither fork nor exit; a fork that slipped in before is met by the next round.
         for _ in range(10):
-            if not os.path.isdir(place) or not files.pids_below(place):
+            if self.is_empty(container_id):
                 return
             self._freezer(container_id, frozen=True)
             try:
-                self._kill_each(container_id, place)
+                self._kill_each(container_id)
             finally:
                 self._freezer(container_id, frozen=False)
-        failpoint("cgroup.container.killed")
+            failpoint("cgroup.container.killed")
 
-    def _kill_each(self, container_id: str, place: str) -> None:
+    def _kill_each(self, container_id: str) -> None:
         """Kill by pidfd, after a second look at the pid's cgroup: the number may have been given to another process."""
-        for pid in files.pids_below(place):
+        for pid in self.pids(container_id):
             try:
                 fd = os.pidfd_open(pid)
             except ProcessLookupError:

@@ -20,12 +20,12 @@ from typing import Self
 
 from pystack.kernel import roottree
 from pystack.kernel.failpoints import failpoint
-from pystack.kernel.roottree import (
+from pystack.kernel.roottree import openat2
+from pystack.kernel.syscalls import (
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
-    openat2,
 )
 
 Path = str | bytes

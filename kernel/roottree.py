@@ -7,24 +7,23 @@ depth costs no descriptors and no Python recursion. Standard library only.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import stat as stat_bits
 from collections.abc import Callable, Iterator
 
+from pystack.kernel import syscalls
+from pystack.kernel.syscalls import (
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+)
 from pystack.model.errors import Conflict
-
-RESOLVE_NO_XDEV = 0x01
-RESOLVE_NO_MAGICLINKS = 0x02
-RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
-RESOLVE_IN_ROOT = 0x10
 
 PlaceAction = Callable[[str], None]
 
-_SYS_OPENAT2 = 437  # the same on every architecture (unified numbers since Linux 5.1)
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _STEP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _STEP_RESOLVE = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
@@ -32,26 +31,15 @@ _STEP_RESOLVE = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-_syscall = ctypes.CDLL(None, use_errno=True).syscall
-_syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_OpenHow), ctypes.c_size_t]
-_syscall.restype = ctypes.c_long
-
-
 def openat2(dirfd: int, path: bytes, flags: int, mode: int, resolve: int) -> int:
     """Open by the rules of `resolve` (RESOLVE_*), close-on-exec. EAGAIN (a rename raced with "..") and EINTR are retried."""
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     for _ in range(128):
-        fd: int = _syscall(_SYS_OPENAT2, dirfd, path, ctypes.byref(how), 24)
-        if fd >= 0:
-            return fd
-        number = ctypes.get_errno()
-        if number not in {errno.EAGAIN, errno.EINTR}:
-            break
-    raise OSError(number, os.strerror(number), path)
+        try:
+            return syscalls.openat2(dirfd, path, flags, mode=mode, resolve=resolve)
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.EINTR}:
+                raise
+    raise OSError(errno.EAGAIN, "cannot resolve a path that is being renamed all the time", path)
 
 
 def step_into(fd: int, name: bytes) -> int:

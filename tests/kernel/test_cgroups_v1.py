@@ -10,6 +10,7 @@ import time
 import pytest
 
 from pystack.kernel import cgroup_files as files
+from pystack.kernel import failpoints
 from pystack.kernel.cgroups import EngineCgroups, detect
 from pystack.kernel.devices import ALLOW_ALL, DEFAULT_RULES, parse_rule
 from pystack.model.container import Resources
@@ -247,3 +248,58 @@ def test_supervisor_and_features(cgroups):
     assert process.returncode == 0
     assert cgroups.features.memory_limit
     assert cgroups.features.cpu_cfs
+
+
+def test_kill_ends_a_fork_bomb(cgroups):
+    directories = cgroups.create(ID, Resources(pids_limit=40))
+    code = """
+import os, signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+print("up", flush=True)
+while True:
+    try:
+        if os.fork() and os.getpid() % 3 == 0:
+            os._exit(0)
+    except OSError:
+        pass
+"""
+    process = run_inside(directories, code, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"up\n"
+    time.sleep(0.05)
+    deadline = time.monotonic() + 10
+    while not cgroups.is_empty(ID):
+        cgroups.kill(ID)
+        assert time.monotonic() < deadline
+    process.wait(5)
+    process.stdout.close()
+
+
+def test_kill_meets_a_process_that_joined_only_some_hierarchies(cgroups):
+    directories = cgroups.create(ID, Resources())
+    main = cgroups._main(ID)
+    process = run_inside(
+        [place for place in directories if place != main][:1], "input()\n", stdin=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 5
+    while not cgroups.pids(ID):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    cgroups.kill(ID)
+    assert process.wait(5) == -signal.SIGKILL
+    process.stdin.close()
+
+
+def test_a_fault_half_way_leaves_nothing_and_a_crash_is_found_by_name(cgroups):
+    failpoints.configure("cgroup.container.created=3*error")
+    try:
+        with pytest.raises(OSError, match="failpoint"):
+            cgroups.create(ID, Resources())
+    finally:
+        failpoints.configure("")
+    assert cgroups.list_containers() == set()
+    os.mkdir(f"{cgroups._tops[-1]}/{ID}")  # as left by a kill -9 between two hierarchies
+    again = EngineCgroups(cgroups.name)
+    assert again.list_containers() == {ID}
+    again.kill(ID)
+    asyncio.run(again.remove(ID))
+    assert again.list_containers() == set()
