@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 from collections.abc import Callable
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
 
@@ -53,7 +52,7 @@ _GENERIC = {"pivot_root": 41, "capget": 90, "capset": 91, "setgroups": 159, "set
             "rt_sigaction": 134}  # fmt: skip
 _COMMON = {"pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
            "pidfd_open": 434, "clone3": 435, "close_range": 436, "openat2": 437, "mount_setattr": 442}  # fmt: skip
-NUMBERS = {**(_X86_64 if platform.machine() == "x86_64" else _GENERIC), **_COMMON}
+NUMBERS = {**(_X86_64 if os.uname().machine == "x86_64" else _GENERIC), **_COMMON}
 
 libc = ctypes.CDLL(None, use_errno=True)
 

@@ -12,13 +12,15 @@ import os
 import resource
 import signal
 import stat
-from typing import TYPE_CHECKING, NoReturn
 
 from pystack.engine.runtime import users
 from pystack.kernel import mounts
 from pystack.kernel import syscalls as sc
 
+TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from pystack.engine.runtime.bundle import Process
 
 _RLIMITS = ("cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending",

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from typing import NoReturn
 
 from pystack.kernel import syscalls as sc
+
+TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 #: Raised by the process itself when it is broken: blocking them would turn a crash into an endless loop.
 _SYNCHRONOUS = {

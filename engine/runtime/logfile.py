@@ -14,8 +14,8 @@ import os
 import time
 import zlib
 from json.encoder import encode_basestring as _quote  # the C function; keeps text beyond ASCII as it is
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
 if TYPE_CHECKING:
     from pystack.engine.runtime.bundle import LogFile
 

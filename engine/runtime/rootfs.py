@@ -11,12 +11,12 @@ import os
 import stat
 from fcntl import ioctl
 from termios import TIOCSWINSZ
-from typing import TYPE_CHECKING
 
 from pystack.kernel import mounts
 from pystack.kernel import syscalls as sc
 from pystack.kernel.failpoints import failpoint
 
+TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
 if TYPE_CHECKING:
     from pystack.engine.runtime.bundle import Bundle, DeviceNode, MountEntry
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from pystack.kernel.mounts import open_in_root
 
@@ -22,11 +21,13 @@ class UserError(Exception):
     """The user or group cannot be resolved; the text is Docker's."""
 
 
-class Identity(NamedTuple):
-    uid: int
-    gid: int
-    groups: list[int]  # supplementary, without duplicates; the primary one first
-    home: bytes
+class Identity:
+    """What a process runs as. `groups`: supplementary, without duplicates, the primary one first."""
+
+    __slots__ = ("gid", "groups", "home", "uid")
+
+    def __init__(self, uid: int, gid: int, groups: list[int], home: bytes) -> None:
+        self.uid, self.gid, self.groups, self.home = uid, gid, groups, home
 
 
 def read_database(root: int, path: bytes) -> bytes:

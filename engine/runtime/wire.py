@@ -12,9 +12,12 @@ import json
 import os
 import socket
 from collections.abc import Sequence
-from typing import Any
 
-Message = dict[str, Any]
+TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
+if TYPE_CHECKING:
+    from typing import Any
+
+Message = dict[str, "Any"]
 
 PACKET = 64 * 1024  # bytes: the most that is read or written at once
 _INLINE = 48 * 1024
