@@ -433,7 +433,7 @@ def test_fifty_services_load_fast(tmp_path: Path) -> None:
             "    restart: always",
             "    depends_on:",
         ]
-        lines += [f"      - s{i + 1}", "    volumes: [./a:/b]"]
+        lines += [f"      - s{i + 1}", "    volumes:", "      - ./a:/b"]
     lines.append("  s50: {image: x}")
     (tmp_path / "stack.yml").write_text("\n".join(lines))
     request, reader = LoadRequest(working_dir=str(tmp_path), environment={}), HostReader()
