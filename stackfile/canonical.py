@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from pystack.stackfile.document import child, plain, text_of
+from pystack.stackfile.document import Scalar, child, plain, text_of
 from pystack.stackfile.durations import format_duration
 from pystack.stackfile.normalise import resource_name, used_contents, used_networks, used_volumes
 from pystack.stackfile.resolved import Resolved
@@ -56,8 +56,12 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace("$", "$$")
     if isinstance(value, dict):
-        return {key: _escaped(item) for key, item in value.items()}
+        return {str(_escaped(key)): _escaped(item) for key, item in value.items()}
     return [_escaped(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+#: Flags that Compose prints when they are false; the others only when they are true.
+_FALSE_SHOWN = {"attach", "enable_ipv4", "enable_ipv6", "init", "required"}
 
 
 def _dump(part: Part) -> dict[str, Any]:
@@ -65,7 +69,12 @@ def _dump(part: Part) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key in type(part).model_fields:
         value = getattr(part, key)
-        if key == "extensions" or value is None or (value is False and key != "attach") or value in ((), {}):
+        if (
+            key == "extensions"
+            or value is None
+            or (value is False and key not in _FALSE_SHOWN)
+            or value in ("", (), {})
+        ):
             continue
         form = _FORMS.get(key)
         out[key] = form(value) if form else _plain(value)
@@ -141,7 +150,9 @@ def _service(name: str, part: ServicePart, resolved: Resolved) -> dict[str, Any]
         out["networks"] = {key: _dump(options) if options else None for key, options in joined.items()}
     if part.ulimits:
         out["ulimits"] = {
-            key: limit.soft if limit.soft == limit.hard else {"soft": limit.soft, "hard": limit.hard}
+            key: limit.soft
+            if isinstance(child(resolved.document, "services", name, "ulimits", key), Scalar)
+            else {"soft": limit.soft, "hard": limit.hard}
             for key, limit in part.ulimits.items()
         }
     if part.volumes:
@@ -186,7 +197,7 @@ def _build(name: str, resolved: Resolved) -> Any:
     for key in ("args", "labels", "additional_contexts"):
         if isinstance(build.get(key), dict):
             build[key] = {k: text_of(v) for k, v in build[key].items() if v is not None}
-    return build
+    return {key: value for key, value in build.items() if value not in ("", None)}
 
 
 def _resource(resolved: Resolved, key: str, part: Any) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def _volumes(node: Node, path: Path, reporter: Reporter) -> Node:
     out: list[Node] = []
     for index, item in enumerate(node.items):
         if not isinstance(item, Scalar) or not isinstance(item.value, str):
-            out.append(_volume_defaults(item))
+            out.append(_clean_target(item))
             continue
         try:
             volume, unknown = parse_volume(item.value)
@@ -185,17 +185,15 @@ def _volumes(node: Node, path: Path, reporter: Reporter) -> Node:
     return sequence_at(out, node)
 
 
-def _volume_defaults(node: Node) -> Node:
-    """Long syntax: the target is cleaned, and a volume without options has an empty block of them."""
-    if not isinstance(node, Mapping):
+def _clean_target(node: Node) -> Node:
+    """Long syntax: the target without a slash at its end or `..` inside."""
+    target = node.items.get("target") if isinstance(node, Mapping) else None
+    if not isinstance(node, Mapping) or not isinstance(target, Scalar) or not isinstance(target.value, str):
         return node
-    items = dict(node.items)
-    target, kind = items.get("target"), items.get("type")
-    if isinstance(target, Scalar) and isinstance(target.value, str) and target.value:
-        items["target"] = scalar_at(posixpath.normpath(target.value), target)
-    if isinstance(kind, Scalar) and kind.value == "volume":
-        items.setdefault("volume", mapping_at({}, node))
-    return with_items(node, items)
+    clean = posixpath.normpath(target.value) if target.value else ""
+    if clean == target.value:
+        return node
+    return with_items(node, {**node.items, "target": scalar_at(clean, target)})
 
 
 def _nested(value: Map[str, object], near: Node) -> Node:
