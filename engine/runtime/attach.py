@@ -36,8 +36,13 @@ class Poller:
         self._masks[fd] = mask
         self._epoll.register(fd, mask)
 
-    def change(self, fd: int, mask: int) -> None:
-        if self._masks.get(fd, mask) != mask:
+    def change(self, fd: int, handler: Handler, mask: int) -> None:
+        """Watch for `mask` from now on. With 0 the fd leaves the set: epoll would report a hang-up for ever."""
+        if not mask:
+            self.forget(fd)
+        elif fd not in self._masks:
+            self.watch(fd, handler, mask)
+        elif self._masks[fd] != mask:
             self._masks[fd] = mask
             self._epoll.modify(fd, mask)
 
@@ -166,7 +171,7 @@ class Client:
         mask = _OUT if self._queue else 0
         if not (self.stdin and self._hub.input.is_full):
             mask |= _IN
-        self._hub.poller.change(self._sock.fileno(), mask)
+        self._hub.poller.change(self._sock.fileno(), self._on_ready, mask)
 
     def is_stuck(self, now: float) -> bool:
         return bool(self._blocked_since) and now - self._blocked_since > STUCK_AFTER

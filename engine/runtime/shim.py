@@ -166,7 +166,7 @@ class Shim:
         return _TICK if self._record or not self._hub.is_drained else -1
 
     def _balance(self) -> None:
-        """Read output only while every client has room (epoll reports a hang-up even with an empty mask)."""
+        """Read output only while every client has room."""
         if self._hub.is_full != self._paused:
             self._paused = not self._paused
             for fd in self._outputs:

@@ -446,7 +446,7 @@ async def test_an_init_is_small(made: Box) -> None:
     shims = [await made.start(made.bundle(process("sleep", "100"), init=True)) for _ in range(10)]
     sizes = [_pss(shim.pid) for shim in shims]
     print(f"\ninit PSS {sum(sizes) / 10:.0f} kB")
-    assert sum(sizes) / 10 <= 2048
+    assert sum(sizes) / 10 <= 2560  # docs/adr/0004-init.md
 
 
 async def test_time_to_the_first_byte(made: Box) -> None:

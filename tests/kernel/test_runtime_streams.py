@@ -128,6 +128,20 @@ async def test_a_client_that_leaves_does_not_hold_the_container(made: Box) -> No
     assert (await asyncio.wait_for(shim.exited, 10))["exit_code"] == 0
 
 
+async def test_a_full_stdin_costs_no_time(made: Box) -> None:
+    """The client hangs up while the container does not read: the shim must sleep, not spin on the hang-up."""
+    _, shim, session = await attached(made, "sleep", "100", stdin=True)
+    sending = asyncio.create_task(session.send(b"x" * (4 << 20)))
+    await asyncio.sleep(0.2)
+    sending.cancel()
+    await session.close()
+    stat = Path(f"/proc/{parent(shim.pid)}/stat")
+    before = stat.read_text().rsplit(")", 1)[1].split()[11:13]
+    await asyncio.sleep(0.5)
+    after = stat.read_text().rsplit(")", 1)[1].split()[11:13]
+    assert sum(map(int, after)) - sum(map(int, before)) <= 5  # ticks of 10 ms
+
+
 async def test_terminal(made: Box) -> None:
     script = "tty; stty size; stat -c '%t' /dev/console; test -t 0 -a -t 1 -a -t 2 && echo all; ls /dev/pts; read x; echo got $x"
     proc = process("sh", "-c", script, tty=True, console_size=[33, 99])
