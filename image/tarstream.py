@@ -24,6 +24,7 @@ NAME_MAX = 4096
 EXTENDED_MAX = 1 << 20
 _ZERO = bytes(BLOCK_SIZE)
 _XATTR = b"SCHILY.xattr."
+_NUMBERS_KEPT = 4096
 _ID_MAX = 0xFFFFFFFE
 _SECONDS_MAX = 1 << 40
 
@@ -128,6 +129,7 @@ class TarReader:
         self._left = 0  # content of the current entry not read yet
         self._padding = 0
         self._global: dict[bytes, bytes] = {}
+        self._numbers: dict[bytes, int] = {}  # modes, owners and times repeat: half of the parsing
 
     def content(self) -> Iterator[memoryview]:
         """The current entry's bytes. InvalidInput when the archive ends within them."""
@@ -184,6 +186,9 @@ class TarReader:
 
     def _number(self, field: bytes) -> int:
         """A number of a header: octal, or base-256 when the first byte says so. Never negative."""
+        known = self._numbers.get(field)
+        if known is not None:
+            return known
         try:
             if field[0] & 0x80:
                 value: int = tarfile.nti(field)  # type: ignore[attr-defined]
@@ -198,6 +203,8 @@ class TarReader:
             raise self._bad(f"{bytes(field)!r} is not a number") from error
         if value < 0:
             raise self._bad(f"negative number {value}")
+        if len(self._numbers) < _NUMBERS_KEPT:
+            self._numbers[field] = value
         return value
 
     def _extended(self, size: int) -> bytes:
