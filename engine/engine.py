@@ -28,7 +28,7 @@ from pystack.engine.services import Registry, Services
 from pystack.engine.store import Store, Table
 from pystack.image.service import ImageService
 from pystack.kernel.cgroups import EngineCgroups
-from pystack.model.errors import NotModified, PystackError
+from pystack.model.errors import Conflict, NotModified, PystackError
 from pystack.model.names import Instance
 from pystack.model.observed import Event
 
@@ -135,6 +135,14 @@ def _make_directories(instance: Instance) -> None:
     os.makedirs(f"{instance.run}/c", mode=0o700, exist_ok=True)
 
 
+def _remove_empty_cgroups(cgroups: EngineCgroups) -> None:
+    """The last thing an engine does: with containers left running, their cgroups and the supervisor's stay."""
+    try:
+        cgroups.teardown()
+    except Conflict as error:
+        log.info("cgroups stay: %s", error)
+
+
 async def _compose(instance: Instance, store: Store, stack: AsyncExitStack) -> Services:
     """Make the layers below and open them; each closes with `stack`."""
     events = EventBus()
@@ -145,6 +153,7 @@ async def _compose(instance: Instance, store: Store, stack: AsyncExitStack) -> S
     registry = Registry(store.table("containers"), instance)
     cgroups = EngineCgroups(instance.cgroup)
     cgroups.prepare()
+    stack.callback(_remove_empty_cgroups, cgroups)
     images = ImageService(instance.root, store.table("images"), publish)
     images.in_use = registry.using_image
     volumes = VolumeService(instance.root, store.table("volumes"), publish, registry.using_volume)
