@@ -65,7 +65,10 @@ class Convergence:
             {name: [item.service for item in dependencies(service)] for name, service in services.items()}
         )
         joined = {**services, **(also or {})}
-        movable = () if options.no_recreate else services
+        self.orphans = self._find_orphans()
+        movable = set() if options.no_recreate else set(services)
+        if options.remove_orphans:
+            movable |= {labels.service_of(view) for view in self.orphans}
         self.networks = Networks(stack, self.survey, self.draft, joined, movable)
         plan_volumes(stack, self.survey, self.draft, joined.values())
         self.awaited = {
@@ -180,8 +183,10 @@ class Convergence:
                     slot.action = Action.BOUNCE
                     verb = "recreated" if moved[0].replaced else "restarted"
                     slot.cause = f"dependency {item.service} is {verb}"
-        if any(fact.recreated for fact in self.wanted[service.name].networks):
-            for slot in self.slots[service.name]:
+        for slot in self.slots[service.name]:
+            if slot.current and any(
+                self.networks.is_recreated(item.network) for item in slot.current.endpoints
+            ):
                 slot.coupled = True
 
     # -- operations
@@ -384,25 +389,28 @@ class Convergence:
         self._stop(view, cause)
         return self._remove(view, cause, volumes=False)
 
-    def _orphans(self) -> None:
+    def _find_orphans(self) -> list[ContainerView]:
+        """Containers of services that the file does not name."""
         if self.options.known is None:
-            return
+            return []
         known = self.stack.services.keys() | set(self.options.known)
-        orphans = [
+        return [
             view
             for name, views in sorted(self.survey.by_service.items())
             if name not in known
             for view in views
         ]
-        if orphans and not self.options.remove_orphans:
-            names = ", ".join(view.name for view in orphans)
+
+    def _orphans(self) -> None:
+        if self.orphans and not self.options.remove_orphans:
+            names = ", ".join(view.name for view in self.orphans)
             self.draft.warnings.append(
                 f"stack {self.stack.name} has containers of services that its file does not name: {names}; "
                 "--remove-orphans removes them"
             )
         if not self.options.remove_orphans:
             return
-        for view in orphans:
+        for view in self.orphans:
             self._discard(view, "orphan: the file names no such service")
         if not self.targets:
             self._orphan_networks()

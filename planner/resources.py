@@ -109,13 +109,16 @@ class Networks:
         )
         self._draft.add(f"network:{name}", CreateNetwork(resource=resource, cause=why, spec=spec), [removed])
 
+    def is_recreated(self, name: str) -> bool:
+        return name in self._recreated
+
     def facts(self, service: Service) -> tuple[NetworkFact, ...]:
         found = []
         for item in joined_networks(service):
             name = self._names[item.network]
             view = self._survey.networks.get(name)
             found.append(
-                NetworkFact(name=name, id=view.id if view else "", recreated=name in self._recreated)
+                NetworkFact(name=name, id=view.id if view else "", recreated=self.is_recreated(name))
             )
         return tuple(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,11 @@ from pystack.planner.lifecycle import plan_stop
 from pystack.planner.specs import dependencies
 
 pytestmark = pytest.mark.timeout(300)
-SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(
+    max_examples=int(os.environ.get("PYSTACK_EXAMPLES", "25")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 NAMES = ("a", "b", "c", "d", "e")
 #: What containers of each service do: e is a one-shot, d tells of its health.
