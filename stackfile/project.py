@@ -81,20 +81,21 @@ def _override(path: str, reader: Reader) -> tuple[str, ...]:
 
 
 def find_project(request: LoadRequest, reader: Reader, reporter: Reporter) -> Project:
-    """Finds what the request leaves open. COMPOSE_* settings come from the environment, then from `.env`."""
-    working_dir = request.working_dir
+    """Finds what the request leaves open. Variables come from the environment, then from `.env`."""
+    named = tuple(n if n == "-" else _absolute(request.working_dir, n) for n in request.files)
+    first = _directory(request, named)
     settings = dict(request.environment)
-    own = _dotenv_files(request, reader, working_dir, settings)
-    for name, value in _variables(own, request, reader, reporter).items():
-        if name.startswith("COMPOSE_"):
-            settings.setdefault(name, value)
-    files = _files(request, reader, settings)
+    for name, value in _variables(
+        _dotenv_files(request, reader, first, settings), request, reader, reporter
+    ).items():
+        settings.setdefault(name, value)
+    files = named or _files(request, reader, settings)
     directory = _directory(request, files)
-    found = _dotenv_files(request, reader, directory, settings)
-    variables = {**_variables(found, request, reader, reporter), **request.environment}
-    for name, value in settings.items():
-        variables.setdefault(name, value)
-    variables.setdefault("PWD", working_dir)
+    variables = dict(settings)
+    if directory != first:  # found above the working directory, or by COMPOSE_FILE
+        found = _dotenv_files(request, reader, directory, settings)
+        variables = {**_variables(found, request, reader, reporter), **settings}
+    variables.setdefault("PWD", request.working_dir)
     profiles = request.profiles or tuple(
         p.strip() for p in variables.get("COMPOSE_PROFILES", "").split(",") if p.strip()
     )
@@ -102,14 +103,13 @@ def find_project(request: LoadRequest, reader: Reader, reporter: Reporter) -> Pr
 
 
 def _files(request: LoadRequest, reader: Reader, settings: Mapping[str, str]) -> tuple[str, ...]:
-    names = request.files
-    if not names and (listed := settings.get("COMPOSE_FILE")):
+    """The files that COMPOSE_FILE names, else those that are found."""
+    if listed := settings.get("COMPOSE_FILE"):
         separator = settings.get("COMPOSE_PATH_SEPARATOR") or ":"
-        names = tuple(part for part in listed.split(separator) if part)
-    if not names:
-        base = os.path.join(request.working_dir, request.project_directory or "")
-        return find_files(os.path.normpath(base), reader)
-    return tuple(n if n == "-" else _absolute(request.working_dir, n) for n in names)
+        names = [part for part in listed.split(separator) if part]
+        return tuple(n if n == "-" else _absolute(request.working_dir, n) for n in names)
+    base = os.path.join(request.working_dir, request.project_directory or "")
+    return find_files(os.path.normpath(base), reader)
 
 
 def _directory(request: LoadRequest, files: tuple[str, ...]) -> str:

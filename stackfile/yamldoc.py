@@ -149,6 +149,13 @@ def _integer(digits: str) -> int | float:
     return sign * number if number < 2**64 else float(sign * number)
 
 
+def _is_text(text: str) -> bool:
+    """Whether the kernel can be given it: no NUL, and it is UTF-8. Only an escape in double quotes can make it otherwise."""
+    if "\0" in text:
+        return False
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 @dataclass(slots=True)
 class _Frame:
     """A collection that is being read."""
@@ -221,6 +228,9 @@ class _Builder:
                 self._fail(
                     event, "timestamp", f"`{text}` is a date in YAML, not text", f'put it in quotes: "{text}"'
                 )
+        if not is_plain and not _is_text(text):
+            self._fail(event, "bad-text", "text must not hold a NUL character or half a surrogate pair")
+            text = value = ""
         kept = tag if tag in _KEPT_TAGS else ""
         node = Scalar(value, text, self.source, mark.line + 1, mark.column + 1, is_plain, kept)
         if event.anchor:

@@ -174,6 +174,11 @@ def test_a_nul_is_refused() -> None:
     assert errors("a: 'x\0y'")[0].code == "yaml"
 
 
+@pytest.mark.parametrize("text", ['a: "x\\0y"', 'a: "\\ud800"'])
+def test_escapes_that_are_no_text_are_refused(text: str) -> None:
+    assert errors(text)[0].code in {"bad-text", "yaml"}
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_key() -> None:
     assert value("\ufeffservices: {}") == {"services": {}}
 
