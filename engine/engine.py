@@ -12,9 +12,6 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from pystack.network.service import NetworkService
-from pystack.volume.service import VolumeService
-
 from pystack.engine import info
 from pystack.engine.containers import Containers
 from pystack.engine.creation import Creation
@@ -31,6 +28,8 @@ from pystack.kernel.cgroups import EngineCgroups
 from pystack.model.errors import Conflict, NotModified, PystackError
 from pystack.model.names import Instance
 from pystack.model.observed import Event
+from pystack.network.service import NetworkService
+from pystack.volume.service import VolumeService
 
 log = logging.getLogger(__name__)
 
