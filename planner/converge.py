@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from pystack.model.desired import Dependency, Service, Stack
 from pystack.model.errors import NotFound
@@ -138,14 +139,19 @@ class Convergence:
         parents = {}
         for parent in namespace_parents(service):
             parents[parent] = self.parent_ref(parent)
-        spec = container_spec(
-            self.stack, service, 1, config_hash=config_hash, image_id=image_id, parents=parents
-        )
         return Wanted(
             service=service,
             config_hash=config_hash,
             document=document,
-            spec=spec,
+            make_spec=partial(
+                container_spec,
+                self.stack,
+                service,
+                1,
+                config_hash=config_hash,
+                image_id=image_id,
+                parents=parents,
+            ),
             image_id=image_id,
             networks=self.networks.facts(service),
             parents={name: ref if ID.match(ref) else "" for name, ref in parents.items()},
@@ -223,8 +229,7 @@ class Convergence:
 
     def _create(self, service: Service, slot: Slot, gone: list[str]) -> str:
         """Draft the new container; a replacement gets a temporary name."""
-        wanted = self.wanted[service.name]
-        spec = wanted.spec
+        spec = self.wanted[service.name].make_spec()
         name = slot.name
         if slot.number != 1:
             spec = replace(spec, labels={**spec.labels, labels.NUMBER: str(slot.number)})

@@ -7,7 +7,7 @@ In come the desired service, the observed containers and what happens to the net
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -82,7 +82,9 @@ class Wanted:
     service: Service
     config_hash: str
     document: Mapping[str, Any]
-    spec: ContainerSpec  # of replica 1
+    make_spec: Callable[
+        [], ContainerSpec
+    ]  # of replica 1; only asked for when it matters, since it costs most
     image_id: str  # "" when the image is not here
     networks: tuple[NetworkFact, ...] = ()
     #: service whose namespace is shared -> id of its container, "" when that one is replaced or not there
@@ -138,7 +140,7 @@ def _configuration(view: ContainerView, wanted: Wanted) -> str:
     if recorded == wanted.config_hash:
         return ""
     told = wanted.recorded.get(recorded)
-    found = differences(told, wanted.document) if told else spec_differences(view.spec, wanted.spec)
+    found = differences(told, wanted.document) if told else spec_differences(view.spec, wanted.make_spec())
     # a hash of another version says nothing: then only what really differs counts
     return sentence(found) or ("configuration changed" if comparable(recorded) else "")
 
