@@ -338,6 +338,7 @@ class Convergence:
                 service=item.service,
                 condition=condition,
                 containers=tuple(slot.ref for slot in slots),
+                timeout=self.options.wait_timeout if self.options.wait else None,
             ),
             [f"start:{slot.name}" for slot in slots],
         )
@@ -352,8 +353,8 @@ class Convergence:
                 self._wait_slot(name, slot, condition)
 
     def _wait_slot(self, name: str, slot: Slot, condition: WaitCondition) -> None:
-        if f"wait:{name}:{condition}" in self.draft:
-            return
+        if f"wait:{name}:{condition}" in self.draft or f"wait:{name}:service_healthy" in self.draft:
+            return  # waited for already, with the same deadline
         if not slot.starts and slot.current:
             done = is_settled(slot.current, awaited=name in self.awaited) and not is_running(slot.current)
             if done or meets(slot.current, condition):

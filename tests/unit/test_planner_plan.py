@@ -128,9 +128,8 @@ def test_from_nothing() -> None:
         "[9,10] -> #11 Container shop-web-1, StartContainer, not there",
         "[1,3] -> #12 Container shop-web-2, CreateContainer, not there",
         "[10,12] -> #13 Container shop-web-2, StartContainer, not there",
-        "[5] -> #14 Container shop-db-1, WaitFor, up --wait",
-        "[11] -> #15 Container shop-web-1, WaitFor, up --wait",
-        "[13] -> #16 Container shop-web-2, WaitFor, up --wait",
+        "[11] -> #14 Container shop-web-1, WaitFor, up --wait",
+        "[13] -> #15 Container shop-web-2, WaitFor, up --wait",
     ]
 
 
