@@ -130,7 +130,14 @@ def _mounts(container: Container, around: Surroundings) -> list[MountEntry]:
 
 def _default_nodes() -> list[DeviceNode]:
     """The nodes that every container has (devices.txt of the kernel's documentation)."""
-    numbers = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+    numbers = {
+        "null": (1, 3),
+        "zero": (1, 5),
+        "full": (1, 7),
+        "random": (1, 8),
+        "urandom": (1, 9),
+        "tty": (5, 0),
+    }
     return [
         DeviceNode(path=f"/dev/{name}", type="c", major=major, minor=minor, mode=0o666, uid=0, gid=0)
         for name, (major, minor) in numbers.items()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from pystack.engine.runtime.bundle import Capabilities
-from pystack.kernel import capabilities, seccomp
+from pystack.kernel import capabilities, process, seccomp
 from pystack.model.container import ContainerSpec
 from pystack.model.errors import InvalidInput
 
@@ -91,6 +91,12 @@ def parse_security_options(options: tuple[str, ...]) -> SecurityOptions:
     )
 
 
+@lru_cache(maxsize=1)
+def _available() -> int:
+    """What this engine may hand on: capabilities outside its own bounding set cannot be had here (as moby `caps`)."""
+    return int(process.status(os.getpid())["CapBnd"], 16)
+
+
 @lru_cache(maxsize=64)
 def _program(profile: str, mask: int) -> str:
     """Base64 of the compiled filter; `profile` "" is the default one. InvalidInput when it is not a profile."""
@@ -110,7 +116,7 @@ def confinement(config: ContainerSpec, *, privileged: bool | None = None) -> Con
     """What to apply to a process of this container; `privileged` overrides the container's (exec --privileged)."""
     options = parse_security_options(config.security_opt)
     full = config.privileged if privileged is None else privileged or config.privileged
-    mask = capabilities.effective_set(full, config.cap_add, config.cap_drop)
+    mask = capabilities.effective_set(full, config.cap_add, config.cap_drop) & _available()
     unconfined = options.seccomp == "unconfined" or (full and not options.seccomp)
     return Confinement(
         capabilities=capabilities.masks(mask),

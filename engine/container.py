@@ -120,6 +120,7 @@ class Container:
     exit_waiters: set[asyncio.Future[WaitResult]] = field(default_factory=set)
     removal_waiters: set[asyncio.Future[WaitResult]] = field(default_factory=set)
     awaiting_start: list[LateSession] = field(default_factory=list)  # attached before the start
+    leftovers: bool = False  # a run may have left something that is not released yet
     restarting_by_hand: bool = False  # between the stop and the start of a restart: not to be removed by --rm
 
     @property

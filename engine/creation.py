@@ -73,7 +73,9 @@ class Creation:
             undo.push_async_callback(self._undo_create, container)
             await self._furnish(container)
             failpoint("engine.create.furnished")
-            await services.registry.save(container, replace(container.record, removing=False, remove_volumes=False))
+            await services.registry.save(
+                container, replace(container.record, removing=False, remove_volumes=False)
+            )
             undo.pop_all()
         services.registry.making.discard(container)
         services.registry.adopt(container)
@@ -131,6 +133,8 @@ class Creation:
             await self._stop_hard(container)
         async with container.lock:
             if self._services.registry.find(container.id) is None:
+                if force:
+                    return  # --rm was faster: it is gone, as was wanted
                 raise NotFound(f"No such container: {container.name}")
             _refuse_live(container)
             container.cancel_backoff()
@@ -141,7 +145,8 @@ class Creation:
                 state=ContainerState.REMOVING,
             )
             failpoint("engine.remove.intent")
-            await self._lifecycle.release_leftovers(container)
+            if container.leftovers:
+                await self._lifecycle.release_leftovers(container)
             await self._delete(container, volumes=volumes)
         container.notify_removed()
         self._services.publish(container, "destroy")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import builtins
 from dataclasses import replace
 
-from pystack.engine.container import Container
+from pystack.engine.container import Container, networks_of
 from pystack.engine.interface import Created, Filters
 from pystack.engine.services import Services
+from pystack.engine.starting import write_network_files
 from pystack.model.container import EndpointSpec, NetworkSpec
-from pystack.model.errors import Conflict
+from pystack.model.errors import Conflict, NotFound
 from pystack.model.observed import NetworkView
 from pystack.model.states import ContainerState
+from pystack.network.service import Sandbox
 
 
 class Networks:
@@ -22,7 +24,8 @@ class Networks:
         self._networks = services.networks
 
     async def create(self, spec: NetworkSpec) -> Created:
-        return await self._networks.create(spec)
+        made = await self._networks.create(spec)
+        return Created(id=made.id, warnings=made.warnings)
 
     async def remove(self, ref: str) -> None:
         await self._networks.remove(ref)
@@ -34,7 +37,8 @@ class Networks:
         return await self._networks.list(filters)
 
     async def prune(self, filters: Filters | None = None) -> builtins.list[str]:
-        return await self._networks.prune(filters)
+        wanted = frozenset(name for c in self._services.registry for name in networks_of(c.config))
+        return await self._networks.prune(filters, in_use=wanted)
 
     async def connect(self, ref: str, container: str, endpoint: EndpointSpec) -> None:
         found = self._services.registry.get(container)
@@ -51,10 +55,7 @@ class Networks:
             if any(e.network in {network.id, network.name} for e in found.config.endpoints):
                 raise Conflict(f"endpoint with name {found.name} already exists in network {network.name}")
             spec = replace(endpoint, network=network.name)
-            if found.running and found.shim is not None:
-                sandbox = await self._networks.connect(found.id, spec, found.shim.netns_fd)
-                found.endpoints, found.published = sandbox.endpoints, sandbox.ports
-                found.record = replace(found.record, sandbox=sandbox.to_json())
+            self._take(found, await self._networks.connect(found.id, spec, _netns(found)))
             await self._change(found, (*found.config.endpoints, spec))
 
     async def disconnect(self, ref: str, container: str, *, force: bool = False) -> None:
@@ -66,14 +67,22 @@ class Networks:
             joined = len(rest) != len(found.config.endpoints) or found.config.network_mode in names
             if not joined and not force:
                 raise Conflict(f"container {found.id} is not connected to network {network.name}")
-            if found.running and found.shim is not None:
-                sandbox = await self._networks.disconnect(found.id, network.id, found.shim.netns_fd)
-                found.endpoints, found.published = sandbox.endpoints, sandbox.ports
-                found.record = replace(found.record, sandbox=sandbox.to_json())
+            try:
+                self._take(found, await self._networks.disconnect(found.id, network.id, _netns(found)))
+            except NotFound:
+                if not force:
+                    raise
             mode = found.config.network_mode
             if mode in names:
                 mode = rest[0].network if rest else "none"
             await self._change(found, rest, mode)
+
+    def _take(self, container: Container, sandbox: Sandbox | None) -> None:
+        """The new network of a running container: what inspect shows, and the files that it has mounted."""
+        if sandbox is not None:
+            container.endpoints, container.published = sandbox.endpoints, sandbox.ports
+            container.record = replace(container.record, sandbox=sandbox.to_json())
+            write_network_files(container, sandbox)
 
     async def _change(
         self, container: Container, endpoints: tuple[EndpointSpec, ...], mode: str | None = None
@@ -81,3 +90,8 @@ class Networks:
         record = container.record
         config = replace(record.config, endpoints=endpoints, network_mode=mode or record.config.network_mode)
         await self._services.registry.save(container, replace(record, config=config))
+
+
+def _netns(container: Container) -> int | None:
+    """The network namespace of a running container, None for one that does not run."""
+    return container.shim.netns_fd if container.running and container.shim is not None else None

@@ -72,6 +72,7 @@ class Lifecycle:
     async def _launch(self, container: Container) -> None:
         """One run, with the intent recorded before and the outcome after. The lock is held."""
         services, record = self._services, container.record
+        container.leftovers = True
         began = replace(record, starting=True, run=record.run + 1, error="", oom_killed=False)
         await services.registry.save(container, began)
         failpoint("engine.start.intent")
@@ -191,7 +192,7 @@ class Lifecycle:
 
     async def _release(self, container: Container, shim: ShimPort | None) -> None:
         """Give back ports, addresses, names, the cgroup and the shim's directory. Each step even if another fails."""
-        services = self._services
+        services, failed = self._services, False
         container.endpoints, container.published = (), ()
         if container.config.pid_mode:
             # Not in a pid namespace of its own: the kernel has not taken the rest of the container with PID 1.
@@ -206,12 +207,15 @@ class Lifecycle:
             try:
                 await step
             except (PystackError, OSError) as error:
+                failed = True
                 log.warning("cannot release the %s of container %s: %s", what, container.name, error)
             failpoint(f"engine.exit.{what}")
         try:
             discard_shim_dir(container)
         except (PystackError, OSError) as error:
+            failed = True
             log.warning("%s", error)
+        container.leftovers = failed
 
     async def release_leftovers(self, container: Container) -> None:
         """What a run that nobody watched may have left (recovery, removal). Idempotent; the lock is held."""
@@ -312,7 +316,7 @@ class Lifecycle:
         own_namespace = not container.config.pid_mode
         if number != SIGKILL and (not own_namespace or process.can_react_to(shim.pid, number)):
             self._services.publish(container, "kill", signal=str(number))
-            await shim.signal(number)
+            await _signal(shim, number)
             if await _within(exited, None if timeout < 0 else timeout):
                 return
         self._services.publish(container, "kill", signal=str(SIGKILL))
@@ -330,7 +334,7 @@ class Lifecycle:
         if container.config.pid_mode:
             self._services.cgroups.kill(container.id)
         else:
-            await shim.signal(SIGKILL)
+            await _signal(shim, SIGKILL)
 
     async def kill(self, container: Container, *, signal: str) -> None:
         """Send a signal to PID 1; for SIGKILL return once it has ended. Conflict when it does not run."""
@@ -352,7 +356,7 @@ class Lifecycle:
             self._services.publish(container, "kill", signal=str(number))
             if number != SIGKILL:
                 container.exit_waiters.discard(exited)
-                await shim.signal(number)
+                await _signal(shim, number)
                 return
             await self._sigkill(container, shim)
         if not await _within(exited, KILL_WAIT):
@@ -425,6 +429,14 @@ class Lifecycle:
 
 def _no_removal(container: Container) -> None:
     raise AssertionError(f"nobody removes container {container.name}")
+
+
+async def _signal(shim: ShimPort, number: int) -> None:
+    """Signal PID 1. One that has just ended needs none: its exit is on the way to whoever waits."""
+    try:
+        await shim.signal(number)
+    except Conflict:
+        pass
 
 
 async def _within(exited: asyncio.Future[WaitResult], seconds: float | None) -> bool:

@@ -11,9 +11,6 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pystack.network.service import NetworkService
-from pystack.volume.service import VolumeService
-
 from pystack.engine.container import Container, ContainerRecord, dump_record, load_record
 from pystack.engine.events import EventBus
 from pystack.engine.names import NameIndex
@@ -24,6 +21,8 @@ from pystack.image.service import ImageService
 from pystack.kernel.cgroups import EngineCgroups
 from pystack.kernel.inotify import DirectoryWatcher
 from pystack.model.names import Instance
+from pystack.network.service import NetworkService
+from pystack.volume.service import VolumeService
 
 log = logging.getLogger(__name__)
 

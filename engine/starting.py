@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack
 
-from pystack.network.service import Sandbox, SandboxRequest
-
 from pystack.engine import bundles
 from pystack.engine.container import Container
 from pystack.engine.ports import ShimPort
@@ -20,6 +18,7 @@ from pystack.kernel import process
 from pystack.kernel.devices import container_devices
 from pystack.kernel.failpoints import failpoint
 from pystack.model.errors import Conflict, EngineError
+from pystack.network.service import Sandbox, SandboxRequest
 
 _NETWORK_FILES = {"/etc/hosts": "hosts", "/etc/hostname": "hostname", "/etc/resolv.conf": "resolv.conf"}
 
@@ -54,6 +53,13 @@ def write_file(path: str, content: bytes, *, mode: int = 0o644, uid: int = 0, gi
         os.fchmod(fd, mode)
     finally:
         os.close(fd)
+
+
+def write_network_files(container: Container, sandbox: Sandbox) -> None:
+    """/etc/hosts, /etc/hostname and /etc/resolv.conf of a container, in place: they may be mounted."""
+    write_file(f"{container.directory}/hosts", sandbox.hosts_text.encode())
+    write_file(f"{container.directory}/hostname", sandbox.hostname_text.encode())
+    write_file(f"{container.directory}/resolv.conf", sandbox.resolv_conf_text.encode())
 
 
 class Starter:
@@ -151,9 +157,7 @@ class Starter:
         undo.push_async_callback(services.networks.release, container.id)
         sandbox = await services.networks.prepare(sandbox_request(container))
         failpoint("engine.start.sandbox")
-        write_file(f"{container.directory}/hosts", sandbox.hosts_text.encode())
-        write_file(f"{container.directory}/hostname", sandbox.hostname_text.encode())
-        write_file(f"{container.directory}/resolv.conf", sandbox.resolv_conf_text.encode())
+        write_network_files(container, sandbox)
         return sandbox
 
     def _surroundings(
