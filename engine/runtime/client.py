@@ -71,9 +71,13 @@ def _connect_once(path: str) -> socket.socket:
 class Launcher:
     """The launcher process: started on demand, replaced when it has died. Containers do not depend on it."""
 
-    def __init__(self, *, cgroups: Sequence[str] = ()) -> None:
-        """`cgroups`: the supervisors' directories, one for each hierarchy; launcher and shims live there."""
+    def __init__(self, *, cgroups: Sequence[str] = (), log: str = "/dev/null") -> None:
+        """`cgroups`: the supervisors' directories, one for each hierarchy; launcher and shims live there.
+
+        `log`: a file for what the launcher says when it cannot go on (a traceback); it says nothing otherwise.
+        """
         self._cgroups = list(cgroups)
+        self._log = log
         self._socket: socket.socket | None = None
         self._pidfd = -1
         self.pid = 0
@@ -111,7 +115,7 @@ class Launcher:
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
             (os.POSIX_SPAWN_DUP2, 0, 1),
-            (os.POSIX_SPAWN_DUP2, 0, 2),
+            (os.POSIX_SPAWN_OPEN, 2, self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, high, launcher.SOCKET_FD),
         ]
         copy = sealed_copy(executable)
@@ -176,7 +180,10 @@ class Launcher:
             return ShimProcess(
                 control, event["pid"], received, bundle["socket"], bundle["directory"], run=bundle["run"]
             )
-        raise Unavailable("cannot create the container: the launcher does not stay alive")
+        raise Unavailable(
+            "cannot create the container: the launcher does not stay alive",
+            hint=f"its last words are in {self._log}",
+        )
 
     async def _request(self, bundle: Bundle, fds: Sequence[int]) -> None:
         # One at a time: the loop keeps a single writer callback for each fd, a second waiter would replace the first.

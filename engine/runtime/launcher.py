@@ -17,6 +17,7 @@ import sys
 from pystack.engine.runtime import shim, wire
 from pystack.kernel import syscalls as sc
 from pystack.kernel.failpoints import failpoint
+from pystack.kernel.process import write_self
 
 SOCKET_FD = 3
 
@@ -59,6 +60,12 @@ def prepare(cgroups: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)  # SIGCHLD: the kernel reaps the shims
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    try:
+        write_self(
+            "oom_score_adj", "-999"
+        )  # the kernel shall not choose a supervisor; containers set their own
+    except PermissionError:
+        pass  # needs CAP_SYS_RESOURCE
     os.chdir("/")
     os.umask(0o022)
     sc.close_range(SOCKET_FD + 1)

@@ -280,6 +280,8 @@ class Shim:
         for fd in list(self._outputs):
             while not self._hub.is_full and self._pump(fd):
                 pass  # what PID 1 has written is in the log before anyone hears that it is gone
+        if self._log and not self._outputs:
+            self._log.flush()
         self.poller.forget(self.pidfd)
         os.close(self.netns)  # or the network namespace, and its links, would live as long as this process
         if not self._started_at and not self._failure:

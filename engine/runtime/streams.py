@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import termios
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pystack.engine.interface import StreamName
@@ -29,14 +28,18 @@ class AttachStream:
     def __init__(self, sock: socket.socket, *, tty: bool) -> None:
         self.tty = tty
         self._sock = sock
+        self._receiving = False
 
     async def receive(self) -> tuple[StreamName, bytes] | None:
         if self._sock.fileno() < 0:
             return None
+        self._receiving = True
         try:
             packet = await asyncio.get_running_loop().sock_recv(self._sock, wire.PACKET + 1)
         except OSError:
             packet = b""
+        finally:
+            self._receiving = False
         if not packet:
             self._sock.close()
             return None
@@ -60,7 +63,16 @@ class AttachStream:
             pass  # the container has ended: its input is dropped, `receive` tells
 
     async def close(self) -> None:
-        self._sock.close()
+        """A `receive` that waits ends with None; it closes the socket, whose fd the loop still knows."""
+        if self._receiving:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        else:
+            self._sock.close()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,6 +124,8 @@ class ExecProcess:
         self._decided = asyncio.Event()
         self._failure: StartError | None = None
         self._loop = loop
+        self._reading: asyncio.Future[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
         loop.add_reader(control.fileno(), self._on_event)
 
     async def wait_started(self) -> None:
@@ -154,11 +168,10 @@ class ExecProcess:
 
     async def _wait_readable(self) -> bool:
         """False when the process has ended and what holds its output has kept silent for the grace time."""
-        done = self._loop.create_future()
+        done = self._reading = self._loop.create_future()
 
         def wake(*_: object) -> None:
-            if not done.done():
-                done.set_result(None)
+            _resolve(done)
 
         fds = list(self._pipes.outputs)
         for fd in fds:
@@ -172,8 +185,11 @@ class ExecProcess:
         except TimeoutError:
             return False
         finally:
+            self._reading = None
             self.exited.remove_done_callback(wake)
-            for fd in fds:
+            for fd in (
+                self._pipes.outputs
+            ):  # those that `close` closed are out of the loop, their numbers in other hands
                 self._loop.remove_reader(fd)
         return True
 
@@ -188,21 +204,34 @@ class ExecProcess:
                 return  # EPIPE, EIO: the process does not read any more; `receive` tells the rest
 
     async def _wait_writable(self) -> None:
-        done = self._loop.create_future()
-        wake: Callable[[], None] = lambda: None if done.done() else done.set_result(None)  # noqa: E731
-        self._loop.add_writer(self._pipes.stdin, wake)
+        done = self._writing = self._loop.create_future()
+        self._loop.add_writer(self._pipes.stdin, _resolve, done)
         try:
             await done
         finally:
+            self._writing = None
+            if self._pipes.stdin >= 0:
+                self._loop.remove_writer(self._pipes.stdin)
+
+    def _forget_stdin(self) -> None:
+        if self._pipes.stdin >= 0:
             self._loop.remove_writer(self._pipes.stdin)
+        if self._writing:
+            _resolve(self._writing)
 
     async def close_stdin(self) -> None:
         if self._pipes.stdin >= 0 and not self.tty:
+            self._forget_stdin()
             os.close(self._pipes.stdin)
             self._pipes.stdin = -1
 
     async def close(self) -> None:
-        """Release the streams; `exited` still comes."""
+        """Release the streams; `exited` still comes. A `receive` or `send` that waits ends."""
+        self._forget_stdin()
+        for fd in self._pipes.outputs:
+            self._loop.remove_reader(fd)
+        if self._reading:
+            _resolve(self._reading)
         if self.tty:
             self._pipes.stdin = -1  # the same fd as the output
         self._pipes.close()

@@ -357,6 +357,33 @@ async def test_cgroups_are_entered_before_the_program_runs(made: Box) -> None:
             group.rmdir()
 
 
+async def test_a_v2_cgroup_is_where_the_process_is_born(made: Box) -> None:
+    top = next(
+        (
+            path
+            for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+            if os.path.exists(f"{path}/cgroup.procs")
+        ),
+        "",
+    )
+    if not top or os.path.exists(f"{top}/tasks"):
+        pytest.skip("no cgroup2 mounted here")
+    group = Path(top) / f"pystack-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        for text in await both(made, process("grep", "^0:", "/proc/self/cgroup"), cgroups=[str(group)]):
+            assert text == f"0::/{group.name}\n"
+        namespaces = {**made.bundle(process())["namespaces"], "cgroup": "new"}
+        script = "grep ^0: /proc/self/cgroup; cat /sys/fs/cgroup/cgroup.procs; mkdir /sys/fs/cgroup/x 2>&1"
+        _, text, _ = await made.run(process("sh", "-c", script), cgroups=[str(group)], namespaces=namespaces)
+        assert text.startswith("0::/\n")
+        assert "1" in text.split()
+        assert "Read-only file system" in text
+    finally:
+        await made.close()
+        group.rmdir()
+
+
 async def test_namespaces_that_are_joined(made: Box) -> None:
     first = await made.start(made.bundle(process("sleep", "100")))
     fds = [os.open(f"/proc/{first.pid}/ns/{kind}", os.O_RDONLY) for kind in ("net", "ipc", "pid", "uts")]

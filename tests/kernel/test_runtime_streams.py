@@ -218,6 +218,20 @@ async def test_exec_ends_though_a_background_process_holds_its_output(made: Box)
     await running.close()
 
 
+async def test_sessions_may_be_closed_while_they_are_waited_for(made: Box) -> None:
+    _, shim, session = await attached(made, "sleep", "100", stdin=True)
+    running = await shim.exec(process("sleep", "100"), stdin=True)
+    for one in (session, running):
+        receiving = asyncio.create_task(one.receive())
+        sending = asyncio.create_task(one.send(b"x" * (1 << 20)))
+        await asyncio.sleep(0.05)
+        await one.close()
+        assert await asyncio.wait_for(receiving, 2) is None
+        await asyncio.wait_for(sending, 2)
+    again = await shim.exec(process("echo", "fine"))
+    assert (await collect(again))["stdout"] == b"fine\n"
+
+
 async def test_many_execs_at_once(made: Box) -> None:
     shim = await made.start(made.bundle(process("sleep", "100")))
 
