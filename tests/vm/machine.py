@@ -23,6 +23,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pystack" / "vm"
 PYTHON = Path("/usr/bin/python3")
 EXTENSIONS = ("_ctypes", "_json", "_asyncio", "_contextvars", "_queue", "mmap", "resource", "termios")
+MODULES = ("overlay.ko",)
 SKIPPED = re.compile(
     r"/(test|idlelib|lib2to3|distutils|ensurepip|tkinter|turtledemo|pydoc_data|unittest|wsgiref|xml|xmlrpc|sqlite3|curses"
     r"|dbm|venv|email|http|multiprocessing|config-[^/]*|dist-packages|lib-dynload)(/|$)"
@@ -31,6 +32,12 @@ SKIPPED = re.compile(
 PRELUDE = """#!/usr/bin/python3 -IS
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
+# The initial RAM file system itself cannot be pivoted away from: work on a bind mount of it.
+os.mkdir("/top")
+assert libc.mount(b"/", b"/top", None, 0x1000, None) == 0
+os.chdir("/top")
+assert libc.mount(b".", b"/", None, 0x2000, None) == 0
+os.chroot(".")
 for source, target, kind in (
     ("proc", "/proc", "proc"), ("sysfs", "/sys", "sysfs"), ("dev", "/dev", "devtmpfs"), ("tmp", "/tmp", "tmpfs"),
     ("cgroup2", "/sys/fs/cgroup", "cgroup2"), ("securityfs", "/sys/kernel/security", "securityfs"),
@@ -39,7 +46,9 @@ for source, target, kind in (
     assert libc.mount(source.encode(), target.encode(), kind.encode(), 0, None) == 0, (target, ctypes.get_errno())
 os.environ.update(PATH="/usr/sbin:/usr/bin", HOME="/root")
 sys.path.insert(0, "/checkout")
-sys.path.insert(1, "/tests")
+sys.path[1:1] = ["/tests", "/support"]
+for name in os.listdir("/modules"):
+    assert libc.syscall(313, os.open("/modules/" + name, os.O_RDONLY), b"", 0) == 0, (name, ctypes.get_errno())
 try:
     exec(compile(open("/main.py").read(), "/main.py", "exec"))
 except BaseException:
@@ -70,8 +79,8 @@ def _emulator() -> str:
 
 
 def _kernel() -> Path:
-    """Debian's cloud kernel, fetched once."""
-    kept = sorted(CACHE.glob("vmlinuz-*"))
+    """A directory with `vmlinuz` and the modules of Debian's cloud kernel, fetched once."""
+    kept = sorted(place for place in CACHE.glob("linux-*") if (place / "complete").exists())
     if kept:
         return kept[-1]
     depends = (
@@ -86,22 +95,26 @@ def _kernel() -> Path:
         archives = list(Path(scratch).glob("*.deb"))
         if not archives:
             raise MachineMissing(f"cannot fetch {package[1]}: {fetched.stderr.strip()[-200:]}")
+        target = CACHE / package[1].replace("linux-image", "linux")
+        target.mkdir(exist_ok=True)
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archives[0]], stdout=subprocess.PIPE) as unpack:
             assert unpack.stdout is not None
-            return _take_image(unpack.stdout, Path(scratch) / "vmlinuz")
+            _take(unpack.stdout, target)
+    return target
 
 
-def _take_image(stream: IO[bytes], scratch: Path) -> Path:
-    kept: Path | None = None
+def _take(stream: IO[bytes], target: Path) -> None:
+    """Keep the kernel's image and the wanted modules of a package's content."""
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
-            content = archive.extractfile(member) if "/boot/vmlinuz-" in member.name else None
-            if content is not None:
-                scratch.write_bytes(content.read())
-                kept = scratch.rename(CACHE / Path(member.name).name)
-    if kept is None:
+            name = member.name.rpartition("/")[2]
+            if name in MODULES or "/boot/vmlinuz-" in member.name:
+                content = archive.extractfile(member)
+                assert content is not None
+                (target / ("vmlinuz" if name.startswith("vmlinuz") else name)).write_bytes(content.read())
+    if not (target / "vmlinuz").exists():
         raise MachineMissing("no kernel image in the package")
-    return kept
+    (target / "complete").touch()
 
 
 class RamFileSystem:
@@ -137,7 +150,7 @@ class RamFileSystem:
 def _libraries(files: list[Path]) -> Iterator[Path]:
     for file in files:
         for found in re.findall(r"(/\S+) \(0x", _run("ldd", str(file)).stdout):
-            yield Path(found)
+            yield Path(found).parent.resolve() / Path(found).name
 
 
 def _add_python(ram: RamFileSystem) -> None:
@@ -149,6 +162,8 @@ def _add_python(ram: RamFileSystem) -> None:
         *(path for name in EXTENSIONS for path in (library / "lib-dynload").glob(f"{name}.*.so")),
     ]
     ram.add_file(PYTHON.resolve(), str(PYTHON))
+    for name in ("bin", "lib", "lib64"):
+        ram.add(name, f"usr/{name}".encode(), stat.S_IFLNK | 0o777)
     for path in [*binaries[1:], *_libraries(binaries)]:
         ram.add_file(path)
     for path in sorted(library.rglob("*.py*")):
@@ -156,18 +171,25 @@ def _add_python(ram: RamFileSystem) -> None:
             ram.add_file(path)
 
 
-def boot(code: str, trees: dict[str, Path], timeout: float = 60) -> str:
-    """Run `code` as PID 1 with the checkout's kernel and model packages importable; returns the console's text.
+def boot(code: str, timeout: float = 60) -> str:
+    """Run `code` as PID 1; returns the console's text.
 
-    `trees`: place inside -> directory whose Python files go there. Raises MachineMissing, or AssertionError when the code did not
-    come to its end in time.
+    The checkout's kernel, model and engine.runtime packages and the Python files of tests/vm and tests can be imported.
+    Raises MachineMissing, or AssertionError when the code did not come to its end in time.
     """
     emulator, kernel = _emulator(), _kernel()
     ram = RamFileSystem()
     _add_python(ram)
+    ram.add("/modules", b"", stat.S_IFDIR | 0o755)
+    for module in kernel.glob("*.ko"):
+        ram.add_file(module, f"/modules/{module.name}")
     ram.add("/init", PRELUDE.encode(), stat.S_IFREG | 0o755)
     ram.add("/main.py", code.encode(), stat.S_IFREG | 0o644)
-    packages = {f"/checkout/pystack/{name}": CHECKOUT / name for name in ("kernel", "model")}
+    trees = {"/tests": CHECKOUT / "tests/vm", "/support": CHECKOUT / "tests"}
+    packages = {
+        f"/checkout/pystack/{name}": CHECKOUT / name
+        for name in ("kernel", "model", "engine", "engine/runtime")
+    }
     ram.add("/checkout/pystack/__init__.py", b"", stat.S_IFREG | 0o644)
     for place, directory in {**packages, **trees}.items():
         for path in sorted(directory.iterdir()):
@@ -189,7 +211,15 @@ def boot(code: str, trees: dict[str, Path], timeout: float = 60) -> str:
             "-nographic",
             "-no-reboot",
         ]
-        command += ["-nodefaults", "-serial", "stdio", "-kernel", str(kernel), "-initrd", str(image)]
+        command += [
+            "-nodefaults",
+            "-serial",
+            "stdio",
+            "-kernel",
+            str(kernel / "vmlinuz"),
+            "-initrd",
+            str(image),
+        ]
         command += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]
         try:
             console = subprocess.run(
