@@ -53,6 +53,9 @@ class _Parser:
     position: int = 0
 
     def run(self) -> None:
+        if "\0" in self.text:
+            self._fail(self.text.index("\0"), "a value holds a NUL character")
+            return
         while self.position < len(self.text):
             end = self._line_end(self.position)
             line = self.text[self.position : end].strip()

@@ -11,56 +11,87 @@ from collections.abc import Collection, Iterable
 
 from pystack.stackfile.document import Mapping, Node, Reporter, Scalar, Sequence, child, entries, is_null
 
-_REFUSED = [
-    "annotations",
-    "blkio_config",
-    "build",
-    "cgroup",
-    "cgroup_parent",
-    "cpu_count",
-    "cpu_percent",
-    "cpu_rt_period",
-    "cpu_rt_runtime",
-    "credential_spec",
-    "develop",
-    "external_links",
-    "gpus",
-    "isolation",
-    "links",
-    "mac_address",
-    "models",
-    "oom_score_adj",
-    "platform",
-    "post_start",
-    "pre_start",
-    "pre_stop",
-    "provider",
-    "pull_refresh_after",
-    "runtime",
-    "storage_opt",
-    "use_api_socket",
-    "userns_mode",
-    "uts",
-    "volumes_from",
-]
+_REFUSED = frozenset(
+    {
+        "annotations",
+        "blkio_config",
+        "build",
+        "cgroup",
+        "cgroup_parent",
+        "cpu_count",
+        "cpu_percent",
+        "cpu_rt_period",
+        "cpu_rt_runtime",
+        "credential_spec",
+        "external_links",
+        "gpus",
+        "isolation",
+        "links",
+        "mac_address",
+        "models",
+        "oom_score_adj",
+        "platform",
+        "post_start",
+        "pre_start",
+        "pre_stop",
+        "provider",
+        "pull_refresh_after",
+        "runtime",
+        "storage_opt",
+        "use_api_socket",
+        "userns_mode",
+        "uts",
+        "volumes_from",
+    }
+)
 _DEPLOY_WARNED = ("endpoint_mode", "labels", "placement", "rollback_config", "update_config")
 _JOIN_REFUSED = ("driver_opts", "gw_priority", "interface_name", "link_local_ips")
-_WARNED = ("attach",)
+_WARNED = ("attach", "develop")
 
 
 def check_support(document: Node, enabled: Iterable[str], reporter: Reporter) -> None:
     """Reports what the enabled services ask for and the engine cannot do yet."""
     _report(document, (), ("models",), reporter)
+    for key, network in entries(child(document, "networks")):
+        _network(network, ("networks", key), reporter)
+    for kind in ("secrets", "configs"):
+        for key, content in entries(child(document, kind)):
+            _report(content, (kind, key), ("template_driver",), reporter)
     for name in enabled:
         path: tuple[str, ...] = ("services", name)
         service = child(document, *path)
         _report(service, path, _REFUSED, reporter)
         _report(service, path, _WARNED, reporter, warn=True)
+        _words(service, path, reporter)
         _targets(service, path, reporter)
         if (deploy := child(service, "deploy")) is not None:
             _deploy(deploy, (*path, "deploy"), reporter)
-        for network, joined in entries(child(service, "networks")):
-            _report(joined, (*path, "networks", network), _JOIN_REFUSED, reporter)
+        for joined, options in entries(child(service, "networks")):
+            _report(options, (*path, "networks", joined), _JOIN_REFUSED, reporter)
+
+
+def _network(network: Node, path: tuple[str, ...], reporter: Reporter) -> None:
+    ipv4, driver = child(network, "enable_ipv4"), child(network, "ipam", "driver")
+    if isinstance(ipv4, Scalar) and str(ipv4.value).lower() in ("false", "no", "off"):
+        _refuse(ipv4, (*path, "enable_ipv4"), reporter)
+    if isinstance(driver, Scalar) and driver.value not in (None, "default"):
+        _refuse(driver, (*path, "ipam", "driver"), reporter)
+    _report(child(network, "ipam"), (*path, "ipam"), ("options",), reporter, warn=True)
+
+
+def _words(service: Node | None, path: tuple[str, ...], reporter: Reporter) -> None:
+    """Attributes some of whose values are carried out."""
+    policy, volumes = child(service, "pull_policy"), child(service, "volumes")
+    if isinstance(policy, Scalar) and re.match(r"build|daily|weekly|refresh|every_", str(policy.value)):
+        _refuse(policy, (*path, "pull_policy"), reporter)
+    for volume in volumes.items if isinstance(volumes, Sequence) else ():
+        kind = child(volume, "type")
+        if isinstance(kind, Scalar) and kind.value == "image":
+            _refuse(kind, (*path, "volumes", "type"), reporter)
+
+
+def _refuse(value: Scalar, path: tuple[str, ...], reporter: Reporter) -> None:
+    reporter.error(value, "unsupported", f"{'.'.join(path)} `{value.value}` is not supported yet", path=path)
 
 
 def _targets(service: Node | None, path: tuple[str, ...], reporter: Reporter) -> None:
@@ -85,10 +116,7 @@ def _deploy(deploy: Node, path: tuple[str, ...], reporter: Reporter) -> None:
     _report(deploy, path, _DEPLOY_WARNED, reporter, warn=True)
     mode = child(deploy, "mode")
     if isinstance(mode, Scalar) and mode.value not in (None, "replicated"):
-        where = (*path, "mode")
-        reporter.error(
-            mode, "unsupported", f"{'.'.join(where)} {mode.value} is not supported yet", path=where
-        )
+        _refuse(mode, (*path, "mode"), reporter)
     reserved = child(deploy, "resources", "reservations")
     _report(reserved, (*path, "resources", "reservations"), ("devices", "generic_resources"), reporter)
     _report(
@@ -108,7 +136,11 @@ def _report(
     if not isinstance(node, Mapping):
         return
     for key, value in node.items.items():
-        if key not in attributes or is_null(value):
+        if (
+            key not in attributes
+            or is_null(value)
+            or (isinstance(value, Scalar) and value.value in ("", False))
+        ):
             continue
         where = (*path, key)
         text = ".".join(where)

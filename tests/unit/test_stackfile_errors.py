@@ -109,8 +109,10 @@ def test_all_errors_of_all_files_at_once_in_order() -> None:
         ("env_file: nope.env", "missing-file", 27, "cannot find env file /p/nope.env"),
         ("network_mode: 'service:zz'", "undefined-service", 17, "depends on `zz`"),
         ("build: .", "unsupported", 17, "services.a.build is not supported yet"),
+        ("pull_policy: daily", "unsupported", 30, "services.a.pull_policy `daily` is not supported yet"),
+        ("volumes: [{type: image, source: y, target: /i}]", "unsupported", 34, "is not supported yet"),
         ("gpus: all", "unsupported", 17, "services.a.gpus is not supported yet"),
-        ("deploy: {mode: global}", "unsupported", 32, "deploy.mode global is not supported yet"),
+        ("deploy: {mode: global}", "unsupported", 32, "deploy.mode `global` is not supported yet"),
         ("labels: [com.docker.compose.project=x]", "reserved-label", 26, "is reserved"),
         ("ulimits: {nofile: abc}", "wrong-type", 35, "must be a whole number"),
         ("image2: x", "unknown-key", 17, "unknown key `image2`"),
@@ -209,6 +211,11 @@ def test_empty_and_shapeless_files() -> None:
     assert one("services: [a]\n").message == "services must be a mapping, not a list"
     assert one("services: {a: }\n").code == "empty-service"
     assert one("service: {}\nservices: {a: {image: x}}").help == "did you mean `services`?"
+
+
+def test_networks_that_cannot_be_made_yet() -> None:
+    text = "services: {a: {image: x}}\nnetworks: {default: {enable_ipv4: false, ipam: {driver: dhcp}}}"
+    assert [(e.code, e.line) for e in errors(text)] == [("unsupported", 2), ("unsupported", 2)]
 
 
 def test_extends_and_include_circles() -> None:
