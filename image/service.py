@@ -202,7 +202,8 @@ class ImageService:
         await self._resolve(ref)
         async with self._lock:
             image, reference = self._catalogue.resolve(ref)
-            if image.synthetic and image.key == self._host_key():
+            named = reference is None or str(reference) == str(normalise(hostbase.REFERENCE))
+            if image.synthetic and named and image.key == self._host_key():
                 raise Forbidden(f"cannot remove {ref}: the engine makes it from this host, it takes no space")
             users = [_user(found) for found in self.in_use(image.id)]
             tags = self._catalogue.tags_of(image.id)

@@ -178,6 +178,8 @@ class TarReader:
         if len(block) < BLOCK_SIZE:
             raise self._source.cut()
         # The header's checksum counts its own field as spaces. adler32's low half is 1 + the sum, modulo 65521.
+        if not block[148:156].strip(b" \0").isdigit():
+            raise self._bad("it is not a tar, or it is damaged")
         expected = self._number(block[148:156])
         total = (1 + expected - 8 * 32 + sum(block[148:156])) % 65521
         if total != zlib.adler32(block) & 0xFFFF and expected not in tarfile.calc_chksums(block):  # type: ignore[attr-defined]

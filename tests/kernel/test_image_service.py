@@ -23,6 +23,7 @@ from fake.documents import MemoryDocuments
 
 from pystack.image.records import ImageUser
 from pystack.image.service import ImageService
+from pystack.kernel import failpoints
 from pystack.kernel.rootpath import Root
 from pystack.model.errors import Conflict, Forbidden, InvalidInput, NotFound, PystackError
 
@@ -459,6 +460,50 @@ def test_opening_removes_what_a_crash_left(world: World) -> None:
     assert (again.layer_of("a:1") / "etc/motd").exists()
 
 
+LOAD_POINTS = [
+    "image.archive.received", "image.layer.unpacked", "image.layer.committed", "image.blob.committed",
+    "image.store.synced", "image.archive.loaded", "image.layers.recorded", "image.image.recorded", "image.tag.recorded",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", LOAD_POINTS)
+def test_a_fault_anywhere_in_a_load_leaves_a_store_that_works(world: World, point: str) -> None:
+    archive = images.docker_archive([SIMPLE, OTHER], ["a:1"])
+    world.run(lambda service: service.list())
+    failpoints.configure(f"{point}=error")
+    try:
+        with pytest.raises(OSError, match=point):
+            world.load(archive)
+    finally:
+        failpoints.configure("")
+    kept = {digest[7:] for digest in world.service._catalogue.blobs()}
+    assert world.left()[0] <= kept
+    assert world.left()[1:] == (set(), [])
+    again = World(world.root, world.documents)
+    assert again.load(archive)[-1] == "Loaded image: a:1\n"
+    assert (again.layer_of("a:1", 1) / "bin/run").exists()
+    assert again.left()[1:] == (set(), [])
+
+
+@pytest.mark.parametrize(
+    "point", ["image.tag.removed", "image.image.removed", "image.layer.forgotten", "image.blob.removed", "image.layer.doomed", "image.layer.removed"]
+)  # fmt: skip
+def test_a_fault_in_a_removal_is_finished_by_the_next_start(world: World, point: str) -> None:
+    world.load(images.docker_archive([SIMPLE, OTHER], ["a:1"]))
+    image = world.service.find("a:1").id
+    failpoints.configure(f"{point}=error")
+    try:
+        with pytest.raises(OSError, match=point):
+            world.run(lambda service: service.remove("a:1"))
+    finally:
+        failpoints.configure("")
+    again = World(world.root, world.documents)
+    found = [view.id for view in again.run(lambda service: service.list())]
+    assert (image in found) == (point == "image.tag.removed")
+    assert len(again.left()[0]) == (3 if image in found else 0)
+    assert again.left()[1:] == (set(), [])
+
+
 def test_a_big_layer_unpacks_fast_and_in_little_memory(world: World) -> None:
     members = [images.directory(f"d{n}") for n in range(200)]
     members += [images.member(f"d{n % 200}/file{n}", b"x" * 300) for n in range(20_000)]
@@ -597,6 +642,8 @@ def test_removal_follows_docker(world: World) -> None:
             await service.tag("host.local/base", "host.local/mine")
         with pytest.raises(Forbidden):
             await service.remove("host.local/base")
+        await service.tag("host.local/base", "mine:1")
+        assert await service.remove("mine:1") == [{"Untagged": "mine:1"}]
 
     world.run(act)
     assert world.left() == (set(), set(), [])
