@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 from pystack.kernel import syscalls
 
+#: rt_sigtimedwait(2) here, and on i386 with its two sizes of time; none of these numbers is another call that sleeps.
+_SIGWAITS = {syscalls.NUMBERS["rt_sigtimedwait"], 177, 421}
 _SUN_PATH = 107  # bytes of a socket's path, without the terminating NUL (unix(7))
 
 
@@ -23,16 +25,25 @@ def can_react_to(pid: int, signal: int) -> bool:
     """Whether the first process of a pid namespace can react to `signal` at all.
 
     The kernel drops signals with the default action for a namespace's init, and ignored ones for anyone (signal(7),
-    pid_namespaces(7)). A blocked signal stays pending: sigwait or signalfd may be taking it. A process that is gone
+    pid_namespaces(7)). A blocked signal stays pending: sigwait or signalfd may be taking it. While a process sleeps in
+    sigwait, its SigBlk shows the signals as not blocked, so that counts as a reaction to any. A process that is gone
     cannot react.
     """
     try:
         fields = status(pid)
+        if _sleeps_in_sigwait(pid):
+            return True
     except (FileNotFoundError, ProcessLookupError):
         return False
     bit = 1 << (signal - 1)
     caught, blocked = int(fields.get("SigCgt", "0"), 16), int(fields.get("SigBlk", "0"), 16)
     return bool((caught | blocked) & bit)
+
+
+def _sleeps_in_sigwait(pid: int) -> bool:
+    with open(f"/proc/{pid}/syscall", "rb") as file:
+        number = file.read(8).split()[0]
+    return number.isdigit() and int(number) in _SIGWAITS
 
 
 def start_time(pid: int) -> int:

@@ -46,10 +46,10 @@ PROC_SUPER_MAGIC, DEVPTS_SUPER_MAGIC, CGROUP2_SUPER_MAGIC = 0x9FA0, 0x1CD1, 0x63
 #: System call numbers where x86_64 differs from the generic table (aarch64, riscv64); the rest are the same everywhere.
 _X86_64 = {"pivot_root": 155, "capget": 125, "capset": 126, "setgroups": 116, "setresuid": 117, "setresgid": 119,
            "keyctl": 250, "seccomp": 317, "sethostname": 170, "setdomainname": 171,
-           "rt_sigaction": 13}  # fmt: skip
+           "rt_sigaction": 13, "rt_sigtimedwait": 128}  # fmt: skip
 _GENERIC = {"pivot_root": 41, "capget": 90, "capset": 91, "setgroups": 159, "setresuid": 147, "setresgid": 149,
             "keyctl": 219, "seccomp": 277, "sethostname": 161, "setdomainname": 162,
-            "rt_sigaction": 134}  # fmt: skip
+            "rt_sigaction": 134, "rt_sigtimedwait": 137}  # fmt: skip
 _COMMON = {"pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
            "pidfd_open": 434, "clone3": 435, "close_range": 436, "openat2": 437, "mount_setattr": 442}  # fmt: skip
 NUMBERS = {**(_X86_64 if os.uname().machine == "x86_64" else _GENERIC), **_COMMON}

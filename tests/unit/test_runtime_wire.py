@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pystack
-from pystack.engine.runtime import record, wire
+from pystack.engine.runtime import init, record, wire
 from pystack.kernel import mounts, syscalls
 from pystack.kernel.process import can_react_to, is_alive, sealed_copy, socket_address, start_time
 
@@ -129,6 +131,34 @@ def test_what_a_process_can_react_to() -> None:
         assert not is_alive(pidfd)
         assert not can_react_to(process.pid, signal.SIGTERM)
         os.close(pidfd)
+
+
+def test_a_process_in_sigwait_can_react() -> None:
+    code = "import signal; signal.pthread_sigmask(0, [15]); print(flush=True); signal.sigwait([15])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        for _ in range(100):
+            if (
+                Path(f"/proc/{process.pid}/syscall")
+                .read_text()
+                .startswith(str(syscalls.NUMBERS["rt_sigtimedwait"]))
+            ):
+                break
+            time.sleep(0.01)
+        assert "SigBlk:\t0000000000000000" in Path(f"/proc/{process.pid}/status").read_text()
+        assert can_react_to(process.pid, signal.SIGTERM)
+        process.terminate()
+        assert process.wait() == 0
+
+
+@pytest.mark.skipif(not (shutil.which("as") and shutil.which("objcopy")), reason="needs binutils")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the source is for x86_64")
+def test_the_init_is_what_its_source_says(tmp_path: Path) -> None:
+    source = Path(init.__file__).parent / "init_x86_64.S"
+    subprocess.run(["as", source, "-o", tmp_path / "o"], check=True)
+    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", tmp_path / "o", tmp_path / "bin"], check=True)
+    assert (tmp_path / "bin").read_bytes() == init.CODE["x86_64"]
 
 
 def test_a_sealed_copy_cannot_be_changed(tmp_path: Path) -> None:
