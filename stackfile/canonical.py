@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from pystack.stackfile.document import Scalar, child, plain, text_of
+from pystack.stackfile.document import Node, Scalar, child
 from pystack.stackfile.durations import format_duration
 from pystack.stackfile.normalise import resource_name, used_contents, used_networks, used_volumes
 from pystack.stackfile.resolved import Resolved
-from pystack.stackfile.schema import NetworkPart, Part, ServicePart, ServiceVolume
+from pystack.stackfile.schema import BuildPart, NetworkPart, Part, ServicePart, ServiceVolume, UlimitPart
 from pystack.stackfile.select import dependencies
 from pystack.stackfile.validate import extensions
 
@@ -149,12 +149,7 @@ def _service(name: str, part: ServicePart, resolved: Resolved) -> dict[str, Any]
         joined = part.networks or {"default": None}
         out["networks"] = {key: _dump(options) if options else None for key, options in joined.items()}
     if part.ulimits:
-        out["ulimits"] = {
-            key: limit.soft
-            if isinstance(child(resolved.document, "services", name, "ulimits", key), Scalar)
-            else {"soft": limit.soft, "hard": limit.hard}
-            for key, limit in part.ulimits.items()
-        }
+        out["ulimits"] = _ulimits(part.ulimits, child(resolved.document, "services", name))
     if part.volumes:
         out["volumes"] = [_volume(v) for v in part.volumes]
     for grant in out.get("secrets", ()):
@@ -162,7 +157,7 @@ def _service(name: str, part: ServicePart, resolved: Resolved) -> dict[str, Any]
     if part.pull_policy == "if_not_present":
         out["pull_policy"] = "missing"
     if part.build is not None:
-        out["build"] = _build(name, resolved)
+        out["build"] = _build(name, part.build, resolved)
     if part.deploy:
         out["deploy"] = {"placement": {}, **out["deploy"]}
         if part.deploy.resources is None:
@@ -185,19 +180,26 @@ def _volume(volume: ServiceVolume) -> dict[str, Any]:
     return out
 
 
-def _build(name: str, resolved: Resolved) -> Any:
-    """The build as written, its context and Dockerfile filled in."""
-    node = child(resolved.document, "services", name, "build")
-    build = plain(node) if node else None
-    if not isinstance(build, dict):
-        return build
-    build.setdefault("context", resolved.working_dir)
-    if "dockerfile_inline" not in build:
-        build.setdefault("dockerfile", "Dockerfile")
-    for key in ("args", "labels", "additional_contexts"):
-        if isinstance(build.get(key), dict):
-            build[key] = {k: text_of(v) for k, v in build[key].items() if v is not None}
-    return {key: value for key, value in build.items() if value not in ("", None)}
+def _build(name: str, build: BuildPart, resolved: Resolved) -> dict[str, Any]:
+    """The build with its context and Dockerfile filled in; an argument without a value is not printed."""
+    out = {"context": resolved.working_dir, **_dump(build)}
+    if not build.dockerfile_inline:
+        out.setdefault("dockerfile", "Dockerfile")
+    if build.args:
+        out["args"] = {key: value for key, value in build.args.items() if value is not None}
+    if build.ulimits:
+        out["ulimits"] = _ulimits(build.ulimits, child(resolved.document, "services", name, "build"))
+    return out
+
+
+def _ulimits(limits: Mapping[str, UlimitPart], holder: Node | None) -> dict[str, Any]:
+    """Each limit in the form in which it was written below the holder: one number, or soft and hard."""
+    return {
+        key: limit.soft
+        if isinstance(child(holder, "ulimits", key), Scalar)
+        else {"soft": limit.soft, "hard": limit.hard}
+        for key, limit in limits.items()
+    }
 
 
 def _resource(resolved: Resolved, key: str, part: Any) -> dict[str, Any]:

@@ -85,11 +85,8 @@ def used_contents(kind: Literal["secrets", "configs"], enabled: Mapping[str, Ser
     found: dict[str, None] = {}
     for service in enabled.values():
         found.update({grant.source: None for grant in getattr(service, kind) or ()})
-        build = service.build if kind == "secrets" and isinstance(service.build, dict) else {}
-        granted = build.get("secrets")
-        for item in granted if isinstance(granted, list) else ():
-            if isinstance(item, dict) and isinstance(item.get("source"), str):
-                found[item["source"]] = None
+        if kind == "secrets" and service.build:
+            found.update({grant.source: None for grant in service.build.secrets or ()})
     return list(found)
 
 

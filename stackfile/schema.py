@@ -196,13 +196,41 @@ class Deploy(Part):
     update_config: Any = None
 
 
+class BuildPart(Part):
+    additional_contexts: TextMap | None = None
+    args: TextMap | None = None
+    cache_from: Texts | None = None
+    cache_to: Texts | None = None
+    context: Text | None = None
+    dockerfile: Text | None = None
+    dockerfile_inline: Text | None = None
+    entitlements: Texts | None = None
+    extra_hosts: Texts | None = None
+    isolation: Text | None = None
+    labels: TextMap | None = None
+    network: Text | None = None
+    no_cache: Flag | None = None
+    no_cache_filter: Texts | None = None
+    platforms: Texts | None = None
+    privileged: Flag | None = None
+    provenance: LooseText | None = None
+    pull: Flag | None = None
+    sbom: LooseText | None = None
+    secrets: tuple[Granted, ...] | None = None
+    shm_size: Size | None = None
+    ssh: Any = None
+    tags: Texts | None = None
+    target: Text | None = None
+    ulimits: dict[str, UlimitPart] | None = None
+
+
 class ServicePart(Part):
     """One service. Attributes typed Any are not carried out yet; see `support`."""
 
     annotations: TextMap | None = None
     attach: Flag | None = None
     blkio_config: Any = None
-    build: Any = None
+    build: BuildPart | None = None
     cap_add: Texts | None = None
     cap_drop: Texts | None = None
     cgroup: Annotated[str, one_of("host", "private")] | None = None

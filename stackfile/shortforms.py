@@ -328,6 +328,7 @@ _BUILD: dict[str, Convert] = {
     "additional_contexts": _list_or_map,
     "extra_hosts": _extra_hosts,
     "secrets": _items_from_text("source"),
+    "no_cache_filter": _listed,
     "ssh": _listed,
 }
 
