@@ -254,18 +254,21 @@ class ImageService:
     async def _make_host_base(self) -> None:
         facts = hostbase.read_facts()
         if facts.key != self._host_key():
-            async with self._lock:
-                try:
-                    await self._renew_host_base(facts)
-                except OSError as error:
-                    raise EngineError(f"cannot make host.local/base: {error}") from error
+            try:
+                covered = await asyncio.to_thread(hostbase.survey, facts)
+                async with self._lock:
+                    await self._renew_host_base(facts, covered)
+            except OSError as error:
+                raise EngineError(f"cannot make host.local/base: {error}") from error
         self._host_checked = time.monotonic()
 
-    async def _renew_host_base(self, facts: hostbase.HostFacts) -> None:
+    async def _renew_host_base(
+        self, facts: hostbase.HostFacts, covered: builtins.list[tuple[str, bool]]
+    ) -> None:
         reference = normalise(hostbase.REFERENCE)
         before = self._catalogue.images.get(self._catalogue.tags.get(str(reference), ""))
         now = datetime.now(tz=UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        image, layers = await asyncio.to_thread(hostbase.make, self._store, facts, now, before)
+        image, layers = await asyncio.to_thread(hostbase.make, self._store, facts, covered, now, before)
         await self._catalogue.add(image, layers)
         await self._catalogue.tag(reference, image.id)
         if before and before.id != image.id and not self.in_use(before.id):

@@ -505,13 +505,13 @@ def test_a_fault_in_a_removal_is_finished_by_the_next_start(world: World, point:
 
 
 def test_a_big_layer_unpacks_fast_and_in_little_memory(world: World) -> None:
-    members = [images.directory(f"d{n}") for n in range(200)]
-    members += [images.member(f"d{n % 200}/file{n}", b"x" * 300) for n in range(20_000)]
+    members = [images.directory(f"d{n}") for n in range(50)]
+    members += [images.member(f"d{n % 50}/file{n}", b"x" * 300) for n in range(5_000)]
     archive = images.docker_archive([layer(*members)], ["big:1"])
     world.run(lambda service: service.inspect("host.local/base"))
     begin = time.process_time()
     world.load(archive, chunk=1 << 20)
-    assert time.process_time() - begin < 3.0  # 0.6 s here; loose, since the machine is shared
+    assert time.process_time() - begin < 2.0  # 0.2 s here; loose, since the machine is shared
     assert len(os.listdir(world.layer_of("big:1") / "d7")) == 100
 
 
