@@ -109,6 +109,7 @@ _FORMS: dict[str, Callable[[Any], Any]] = {
     "timeout": format_duration,
     "stop_grace_period": format_duration,
     "delay": format_duration,
+    "monitor": format_duration,
     "window": format_duration,
     "memory": str,
     "mem_limit": str,

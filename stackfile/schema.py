@@ -184,16 +184,37 @@ class DeployRestart(Part):
     window: Duration | None = None
 
 
+class RolloutPart(Part):
+    """`update_config` or `rollback_config`."""
+
+    delay: Duration | None = None
+    failure_action: Text | None = None
+    max_failure_ratio: Number | None = None
+    monitor: Duration | None = None
+    order: Annotated[str, one_of("start-first", "stop-first")] | None = None
+    parallelism: Whole | None = None
+
+
+class Spread(Part):
+    spread: Text | None = None
+
+
+class Placement(Part):
+    constraints: Texts | None = None
+    max_replicas_per_node: Whole | None = None
+    preferences: tuple[Spread, ...] | None = None
+
+
 class Deploy(Part):
     endpoint_mode: Text | None = None
     labels: TextMap | None = None
     mode: Annotated[str, one_of("replicated", "global", "replicated-job", "global-job")] | None = None
-    placement: Any = None
+    placement: Placement | None = None
     replicas: Whole | None = None
     resources: DeployResources | None = None
     restart_policy: DeployRestart | None = None
-    rollback_config: Any = None
-    update_config: Any = None
+    rollback_config: RolloutPart | None = None
+    update_config: RolloutPart | None = None
 
 
 class BuildPart(Part):
