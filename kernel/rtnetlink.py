@@ -151,6 +151,12 @@ def bridge_port(name: str, *, hairpin: bool = False, isolated: bool = False) -> 
     return Message(_NEWLINK, 0, _ifinfo() + _text(_IFLA_IFNAME, name) + info, f"bridge port {name}")
 
 
+def set_master(name: str, master: int) -> Message:
+    """Make a link a port of a bridge."""
+    body = _ifinfo() + _text(_IFLA_IFNAME, name) + _u32(_IFLA_MASTER, master)
+    return Message(_NEWLINK, 0, body, f"bridge port {name}")
+
+
 def link_up(link: int | str) -> Message:
     if isinstance(link, int):
         return Message(_NEWLINK, 0, _ifinfo(link, up=True), f"link {link}")

@@ -17,7 +17,7 @@ from pystack.kernel import rtnetlink, sysctl
 from pystack.kernel.failpoints import failpoint
 from pystack.model.errors import EngineError
 from pystack.network.ipam import Network, parse_network
-from pystack.network.records import NetworkRecord
+from pystack.network.records import Attachment, NetworkRecord
 
 #: Engines side by side choose subnets one at a time, or two could choose the same before either's bridge exists.
 _LOCK = "/run/pystack-subnets.lock"
@@ -89,6 +89,18 @@ class Bridges:
             interface = ip_interface(f"{pool.gateway}/{parse_network(pool.subnet).prefixlen}")
             messages.append(rtnetlink.address(index, interface.ip, interface.network.prefixlen))
         self.netlink.batch([*messages, rtnetlink.link_up(index)])
+
+    def reattach(self, attachments: Iterable[Attachment]) -> None:
+        """Make links of running containers ports of their bridge again, where a bridge was made anew."""
+        masters = {link.name: link.master for link in self.links()}
+        messages = []
+        for attachment in attachments:
+            index = self._index.get(attachment.bridge, 0)
+            if index and masters.get(attachment.link, index) != index:
+                messages.append(rtnetlink.set_master(attachment.link, index))
+        if messages:
+            self.netlink.batch(messages, ignore=_GONE)
+            failpoint("network.endpoint.reattached")
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete links in one batch; those that are gone already are fine."""

@@ -96,8 +96,8 @@ class DnsServer:
             client.netns_fd = os.dup(netns_fd)
         self._clients[container_id] = client
         loop = asyncio.get_running_loop()
-        loop.add_reader(udp, self._on_datagram, client)
-        loop.add_reader(tcp, self._on_connection, client)
+        loop.add_reader(udp.fileno(), self._on_datagram, client)
+        loop.add_reader(tcp.fileno(), self._on_connection, client)
         failpoint("network.dns.bound")
 
     def is_bound(self, container_id: str) -> bool:
@@ -112,7 +112,7 @@ class DnsServer:
         for task in client.tasks:
             task.cancel()
         for held in (client.udp, client.tcp):
-            loop.remove_reader(held)
+            loop.remove_reader(held.fileno())
             held.close()
         if client.netns_fd >= 0:
             os.close(client.netns_fd)

@@ -18,8 +18,6 @@ from pystack.network.records import Forwarding, dump_forwarding, load_forwarding
 log = logging.getLogger(__name__)
 
 KEY = "@forwarding"
-#: Links that other engines make and judge themselves.
-_VIRTUAL = frozenset({"bridge", "veth", "dummy", "ifb"})
 
 
 class Forwarder:
@@ -49,7 +47,9 @@ class Forwarder:
         """Turn IPv4 forwarding on; whether it was off. The caller closes `uplinks` in the firewall."""
         if sysctl.read("ipv4/ip_forward") != "0":
             return False
-        uplinks = tuple(link.name for link in links if link.name != "lo" and link.kind not in _VIRTUAL)
+        # Bridges and their ports are other engines', which judge them.
+        own = (link for link in links if link.name != "lo" and link.kind != "bridge" and not link.master)
+        uplinks = tuple(link.name for link in own)
         sysctl.write("ipv4/ip_forward", "1")
         self._record = Forwarding(boot_id=sysctl.boot_id(), uplinks=uplinks)
         self._saved = False

@@ -102,6 +102,7 @@ class NetworkService:
         for state in self._registry:
             if state.pools:
                 self._ensure(state)
+        self._bridges.reattach([a for sandbox, _ in live for a in sandbox.attachments])
         for sandbox, netns_fd in live:
             self._ports.reclaim(sandbox.container_id, sandbox.ports)
             try:
