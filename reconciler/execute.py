@@ -111,7 +111,7 @@ class _Run:
         for step in plan.steps:
             for need in step.needs:
                 self._dependants[need].append(step.id)
-        self._limit = anyio.CapacityLimiter(CONCURRENCY)
+        self._limit = asyncio.Semaphore(CONCURRENCY)
         self._group: TaskGroup | None = None
         self.pulse = Pulse(engine)
         self.outcome = Outcome()
@@ -243,6 +243,10 @@ class _Run:
         return f"container:{self._ref(ref)}" if kind == "container" and colon else mode
 
     def _resolved(self, spec: ContainerSpec) -> ContainerSpec:
+        if not any(
+            mode.startswith("container:") for mode in (spec.network_mode, spec.ipc_mode, spec.pid_mode)
+        ):
+            return spec
         return replace(
             spec,
             network_mode=self._mode(spec.network_mode),
