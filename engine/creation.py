@@ -121,6 +121,7 @@ class Creation:
             write_file(path, file.content, mode=file.mode, uid=file.uid, gid=file.gid)
 
     async def _undo_create(self, container: Container) -> None:
+        self._services.registry.making.discard(container)  # or its anonymous volumes would count as in use
         await self._delete(container, volumes=True)
 
     # -- remove -------------------------------------------------------------------------------------------------------
@@ -175,10 +176,10 @@ class Creation:
             failpoint("engine.remove.directory")
         except (OSError, PystackError) as error:
             raise EngineError(f"cannot remove container {container.name}: {error}") from error
-        await services.registry.forget(container)
-        failpoint("engine.remove.record")
         if volumes:
             await self._remove_volumes(container.record.mounts)
+        await services.registry.forget(container)
+        failpoint("engine.remove.record")
 
     async def _remove_volumes(self, mounts: tuple[MountRecord, ...]) -> None:
         """Anonymous volumes of the container that nobody else uses."""

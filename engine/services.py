@@ -72,12 +72,17 @@ class Registry:
         ]
 
     def using_volume(self, name: str) -> list[str]:
-        """Ids of the containers that mount a volume."""
+        """Ids of the containers that mount a volume; one that is being removed does not keep its anonymous ones."""
         return [
             c.id
             for c in (*self, *self.making)
-            if any(m.view.type == "volume" and m.view.name == name for m in c.record.mounts)
+            for m in c.record.mounts
+            if m.view.type == "volume" and m.view.name == name and not (m.anonymous and self._gives_up(c))
         ]
+
+    def _gives_up(self, container: Container) -> bool:
+        record = container.record
+        return record.removing and record.remove_volumes and container not in self.making
 
     def find(self, container_id: str) -> Container | None:
         return self._containers.get(container_id)
