@@ -84,8 +84,9 @@ async def chunks(data: bytes, size: int) -> AsyncIterator[bytes]:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    # The host's image is tested in test_image_hostbase.py; here its scan would only cost time.
+    # The host's image is tested in test_image_hostbase.py; here its scan and its many links would only cost time.
     monkeypatch.setattr("pystack.image.hostbase.masks", lambda _top: iter(()))
+    monkeypatch.setattr("pystack.image.hostskeleton._names", lambda _path: [])
     return World(tmp_path / "root")
 
 
@@ -509,9 +510,11 @@ def test_a_big_layer_unpacks_fast_and_in_little_memory(world: World) -> None:
     members += [images.member(f"d{n % 50}/file{n}", b"x" * 300) for n in range(5_000)]
     archive = images.docker_archive([layer(*members)], ["big:1"])
     world.run(lambda service: service.inspect("host.local/base"))
-    begin = time.process_time()
+    begin = os.times().user
     world.load(archive, chunk=1 << 20)
-    assert time.process_time() - begin < 2.0  # 0.2 s here; loose, since the machine is shared
+    assert (
+        os.times().user - begin < 1.5
+    )  # 0.2 s here. System time is the disk's: it varies with who else uses it
     assert len(os.listdir(world.layer_of("big:1") / "d7")) == 100
 
 
