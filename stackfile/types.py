@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from pystack.stackfile.diagnostics import did_you_mean
 from pystack.stackfile.document import text_of
 from pystack.stackfile.durations import parse_duration, parse_size
 
@@ -137,8 +138,6 @@ def one_of(*choices: str) -> BeforeValidator:
     def check(value: Any) -> str:
         if value in choices:
             return str(value)
-        from pystack.stackfile.diagnostics import did_you_mean
-
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
         raise refuse("one of " + ", ".join(choices), value, hint)
 

@@ -15,8 +15,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from pystack.stackfile.diagnostics import Findings
 from pystack.stackfile.document import Mapping, Node, Reporter, Scalar, Sequence, Source, Value
+
+# Both parsers are imported here, not where they are used: a load may run with the rights of a user who cannot read the
+# directory that they are installed in.
+try:
+    from _ruamel_yaml import CParser  # type: ignore[import-not-found]
+except ImportError:
+    CParser = None
 
 MAX_TEXT = 10_000_000
 MAX_DEPTH = 100
@@ -84,16 +93,12 @@ def _build(events: Iterator[Any], source: Source, reporter: Reporter) -> list[No
 
 
 def _pure_events(text: str) -> Iterator[Any]:
-    from ruamel.yaml import YAML
-
     yield from YAML(typ="safe", pure=True).parse(text)
 
 
 def _c_events(text: str) -> Iterator[Any]:
     """Parser events of libyaml, or of ruamel's pure parser when its C extension is not there."""
-    try:
-        from _ruamel_yaml import CParser  # type: ignore[import-not-found]
-    except ImportError:
+    if CParser is None:
         yield from _pure_events(text)
         return
     parser = CParser(text)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from pystack.model.errors import StackFileError
+from pystack.stackfile import yamldoc
 from pystack.stackfile.diagnostics import Diagnostic
 from pystack.stackfile.document import Mapping, Scalar, locate, plain
 from pystack.stackfile.yamldoc import parse_text, resolve
@@ -193,3 +194,18 @@ def test_syntax_errors_point_at_the_place_and_say_what_to_do() -> None:
     assert "spaces" in error.help
     (error,) = errors("a: b: c\n")
     assert (error.line, error.column) == (1, 5)
+
+
+def test_the_other_parser_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a: &x {b: 1, c: !!str 2}\nd: !reset null\ne: !override [x, 'y']\nf:\n  <<: *x\n  g: |\n    z\n"
+    first = parse_text(text)[0]
+    monkeypatch.setattr(yamldoc, "CParser", None)
+    second = parse_text(text)[0]
+    assert isinstance(first, Mapping)
+    assert isinstance(second, Mapping)
+    assert plain(first) == plain(second)
+    for key, node in first.items.items():
+        other = second.items[key]
+        assert (node.tag, node.line, node.column) == (other.tag, other.line, other.column)
+    for bad in ("a: 1\na: 2\n", "a: !foo x", "a: &x [*x]", "a: *n", "a: [", "[" * 5000):
+        assert errors(bad)
