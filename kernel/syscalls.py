@@ -7,6 +7,7 @@ Sources: the man pages of section 2, `include/uapi/linux/{mount,openat2,sched,pr
 
 from __future__ import annotations
 
+import array
 import ctypes
 import os
 from collections.abc import Callable
@@ -86,6 +87,12 @@ class CloneArgs(ctypes.Structure):
     )  # fmt: skip
 
 
+class Statfs(ctypes.Structure):
+    """`struct statfs`: only its first field is of interest; the rest is room (120 bytes in all)."""
+
+    _fields_ = (("f_type", c_long), ("rest", c_long * 15))
+
+
 class SockFprog(ctypes.Structure):
     """`struct sock_fprog`: a classic BPF program of `len` eight-byte instructions."""
 
@@ -105,7 +112,8 @@ _umount2 = _libc("umount2", c_char_p, c_int)
 _unshare = _libc("unshare", c_int)
 _setns = _libc("setns", c_int, c_int)
 _prctl = _libc("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
-_fstatfs = _libc("fstatfs", c_int, c_char_p)
+_prctl_name = _libc("prctl", c_int, c_char_p)
+_fstatfs = _libc("fstatfs", c_int, ctypes.POINTER(Statfs))
 _path2 = _syscall(c_char_p, c_char_p)
 _clone3 = _syscall(ctypes.POINTER(CloneArgs), c_size_t)
 _openat2 = _syscall(c_int, c_char_p, ctypes.POINTER(OpenHow), c_size_t)
@@ -158,8 +166,7 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
 
 def set_name(name: bytes) -> None:
     """PR_SET_NAME: the name of this thread in /proc, at most 15 bytes."""
-    buffer = ctypes.create_string_buffer(name[:15])
-    prctl(PR_SET_NAME, ctypes.addressof(buffer))
+    _check(_prctl_name(PR_SET_NAME, name[:15]), "prctl PR_SET_NAME")
 
 
 def pivot_root(new_root: bytes, put_old: bytes) -> None:
@@ -224,9 +231,9 @@ def fsmount(fd: int, attributes: int = 0) -> int:
 
 def fstatfs_type(fd: int) -> int:
     """`f_type` of fstatfs(2): the magic number of the file system that `fd` is on."""
-    buffer = ctypes.create_string_buffer(256)
-    _check(_fstatfs(fd, buffer), "fstatfs")
-    return int.from_bytes(buffer.raw[:8], "little")
+    found = Statfs()
+    _check(_fstatfs(fd, ctypes.byref(found)), "fstatfs")
+    return int(found.f_type)
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
@@ -250,8 +257,8 @@ def seccomp_filter(program: bytes) -> None:
 
 
 def setgroups(groups: list[int]) -> None:
-    array = (c_uint * len(groups))(*groups)
-    _check(_setgroups(NUMBERS["setgroups"], len(groups), ctypes.addressof(array)), "setgroups")
+    gids = array.array("I", groups)
+    _check(_setgroups(NUMBERS["setgroups"], len(groups), gids.buffer_info()[0]), "setgroups")
 
 
 def setresgid(gid: int) -> None:

@@ -24,6 +24,10 @@ _INLINE = 48 * 1024
 _MAX_MESSAGE = 16 * 1024 * 1024
 _MAX_FDS = 16
 _IN_MEMFD = b"@memfd"
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_scan = (
+    json.JSONDecoder().scan_once
+)  # the C scanner alone: every page that a shim touches is a page that it owns
 _CLOEXEC = 0x40000000  # MSG_CMSG_CLOEXEC: received fds must not leak into a program that is started meanwhile
 
 STDIN, STDOUT, STDERR, CLOSE_STDIN = b"\x00", b"\x01", b"\x02", b"\x03"
@@ -35,7 +39,7 @@ class Closed(Exception):  # noqa: N818 - what happened, not a fault: the peer is
 
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
     """Send one message. BlockingIOError when the peer does not read, BrokenPipeError when it is gone."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = _encode(message).encode()
     if len(body) <= _INLINE:
         _sendmsg(sock, body, fds)
         return
@@ -78,9 +82,12 @@ def decode(body: bytes, fds: list[int]) -> Message:
             body = os.pread(memfd, size, 0)
         finally:
             os.close(memfd)
-    message = json.loads(body)
-    if not isinstance(message, dict):
-        raise ValueError("cannot take a message that is not an object")  # noqa: TRY004 - one error for all bad input
+    try:
+        message, end = _scan(body.decode(), 0)
+    except StopIteration as error:
+        raise ValueError("cannot take a message that is not JSON") from error
+    if not isinstance(message, dict) or end != len(body):
+        raise ValueError("cannot take a message that is not an object")
     return message
 
 
