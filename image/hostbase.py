@@ -8,7 +8,8 @@ Rule for masks. Covered: a directory that not everyone may list and enter; a fil
 a program; sockets, FIFOs and devices; the places for local configuration (`CONFIGURATION`) and files by the names in which
 tools keep credentials (`CREDENTIALS`). Root in a container could read all of these; nobody else on the host is meant to.
 Code is a program whatever its mode (`CODE`), and trees of manuals and the like are public (`PUBLIC_TREES`): neither is
-looked at, which halves the time.
+looked at, which halves the time. The look is repeated when one of the `_WITNESSES` has changed: a secret that is put deep
+below /usr by hand is covered from then on, not at once.
 """
 
 from __future__ import annotations

@@ -44,13 +44,8 @@ def _refuse_reserved(loaded: Sequence[Loaded]) -> None:
                 raise Forbidden(f"cannot load {reference.familiar}: host.local names this host's own images")
 
 
-def _nobody(_: str) -> Sequence[str | ImageUser]:
+def _nobody(_: str) -> Sequence[ImageUser]:
     return ()
-
-
-def _user(found: str | ImageUser) -> ImageUser:
-    """A container known by its name only counts as stopped: then, too, its image keeps its files."""
-    return ImageUser(id=found, name=found, running=False) if isinstance(found, str) else found
 
 
 class ImageService:
@@ -61,7 +56,7 @@ class ImageService:
         root: str,
         documents: Documents,
         publish: Publish,
-        in_use: Callable[[str], Sequence[str | ImageUser]] = _nobody,
+        in_use: Callable[[str], Sequence[ImageUser]] = _nobody,
     ) -> None:
         self._store = Store(root)
         self._catalogue = Catalogue(documents)
@@ -205,7 +200,7 @@ class ImageService:
             named = reference is None or str(reference) == str(normalise(hostbase.REFERENCE))
             if image.synthetic and named and image.key == self._host_key():
                 raise Forbidden(f"cannot remove {ref}: the engine makes it from this host, it takes no space")
-            users = [_user(found) for found in self.in_use(image.id)]
+            users = self.in_use(image.id)
             tags = self._catalogue.tags_of(image.id)
             plan = removal.plan(ref, image, reference, tags, users, force=force)
             return await self._carry_out(image.id, plan, prune=prune_parents)
