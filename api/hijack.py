@@ -9,10 +9,15 @@ and keeps the rest for the stream. (moby `api/server/httputils/httputils.go` Hij
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import re
 import select
 import socket
+import sys
+import termios
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import cast
 
 from aiohttp import web
@@ -192,6 +197,20 @@ class ClientStream(asyncio.Protocol):
         self._transport.write(data)
         await self._writable.wait()
 
+    async def head_was_read(self, limit: float = 0.1) -> None:
+        """Until the client has read the reply's head, at most `limit` seconds.
+
+        docker-py reads it through a buffer that it then throws away: output in the same segment would be lost
+        (docker/docker-py `_get_raw_response_socket`). SIOCOUTQ counts what the peer has not read yet, unix(7).
+        """
+        sock = cast("socket.socket | None", self._transport.get_extra_info("socket"))
+        deadline = asyncio.get_running_loop().time() + limit
+        while sock is not None and not self.lost.is_set():
+            unread = int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+            if not unread or asyncio.get_running_loop().time() > deadline:
+                return
+            await asyncio.sleep(0.0005)
+
     async def wait_left(self) -> None:
         """Until the client has left. After its half was closed only a hang-up tells, and asyncio watches for none."""
         while not self.lost.is_set():
@@ -225,8 +244,21 @@ class ClientStream(asyncio.Protocol):
             await self.lost.wait()
 
 
-def hijack(request: web.Request, content_type: str) -> ClientStream:
-    """Take the connection of a request whose body has been read, and send the head of the reply."""
+@asynccontextmanager
+async def hijacked(request: web.Request, content_type: str) -> AsyncIterator[ClientStream]:
+    """Take the connection of a request whose body has been read; on leaving, what was written is sent and it is closed.
+
+    The reply's head goes out at once. Errors can only be told in the stream from then on.
+    """
+    stream = _take_over(request, content_type)
+    try:
+        yield stream
+    finally:
+        stream.close()
+    await stream.wait_closed()
+
+
+def _take_over(request: web.Request, content_type: str) -> ClientStream:
     transport = request.transport
     http = request.protocol
     if transport is None:

@@ -29,8 +29,13 @@ _HEADER = struct.Struct(">BxxxI")
 
 
 def stream_type(request: web.Request, *, tty: bool) -> str:
-    """Content type of output: multiplexed is named since API 1.42, for hijacked connections only when upgraded."""
+    """Content type of output: multiplexed is named since API 1.42."""
     return MULTIPLEXED if not tty and request[VERSION] >= (1, 42) else RAW
+
+
+def hijack_type(request: web.Request, *, tty: bool) -> str:
+    """Content type of a hijacked connection: only upgraded ones are told of multiplexing."""
+    return stream_type(request, tty=tty) if request.headers.get("Upgrade") else RAW
 
 
 def frame(stream: str, data: bytes) -> bytes:
@@ -103,8 +108,9 @@ async def json_lines(
 
 
 async def pump(session: AttachSession, stream: ClientStream, *, frames: bool) -> None:
-    """Join a session and a client until the output ends or the client leaves. Closes the session and the connection."""
+    """Join a session and a client until the output ends or the client leaves, then close the session."""
     try:
+        await stream.head_was_read()
         async with anyio.create_task_group() as group:
 
             async def client_input() -> None:
@@ -126,5 +132,3 @@ async def pump(session: AttachSession, stream: ClientStream, *, frames: bool) ->
     finally:
         with anyio.CancelScope(shield=True):
             await session.close()
-        stream.close()
-    await stream.wait_closed()

@@ -7,12 +7,15 @@ from aiohttp import web
 from pystack.api.context import engine
 from pystack.api.docker.container import exec_json
 from pystack.api.docker.wire import ExecStartBody
-from pystack.api.errors import json_response
+from pystack.api.errors import json_response, message_of
 from pystack.api.filters import integer
-from pystack.api.hijack import Hijacked, hijack
+from pystack.api.hijack import Hijacked, hijacked
 from pystack.api.jsons import read_json
-from pystack.api.streams import RAW, frame, pump, stream_type, until_daemon_ends
-from pystack.model.errors import InvalidInput, StartError
+from pystack.api.streams import frame, hijack_type, pump, until_daemon_ends
+from pystack.engine.interface import Containers
+from pystack.model.errors import Conflict, InvalidInput
+from pystack.model.observed import ExecView
+from pystack.model.states import ContainerState
 
 
 async def start(request: web.Request) -> web.StreamResponse:
@@ -23,22 +26,30 @@ async def start(request: web.Request) -> web.StreamResponse:
     if body.Detach:
         await containers.exec_start(identifier, detach=True, tty=body.Tty)
         return web.Response()
-    kind = stream_type(request, tty=view.tty) if request.headers.get("Upgrade") else RAW
-    try:
-        session = await containers.exec_start(identifier, tty=body.Tty)
-    except StartError as error:
-        stream = hijack(request, kind)
-        text = f"{error.message}\r\n".encode()
-        await stream.write(text if view.tty else frame("stdout", text))
-        stream.close()
-        await stream.wait_closed()
-        return Hijacked()
-    assert session is not None, "exec_start gives a session unless detached"
-    if view.tty and body.ConsoleSize and len(body.ConsoleSize) == 2 and all(body.ConsoleSize):
-        await containers.exec_resize(identifier, rows=body.ConsoleSize[0], columns=body.ConsoleSize[1])
+    if not await _startable(containers, view):
+        await containers.exec_start(identifier, tty=body.Tty)  # refused with the engine's own words
+        raise Conflict(f"cannot start exec {identifier}: its container does not run")
     with until_daemon_ends(request):
-        await pump(session, hijack(request, kind), frames=not view.tty)
+        async with hijacked(request, hijack_type(request, tty=view.tty)) as stream:
+            try:
+                session = await containers.exec_start(identifier, tty=body.Tty)
+            except Exception as error:
+                text = f"{message_of(error, 'exec start')}\r\n".encode()
+                await stream.head_was_read()
+                await stream.write(text if view.tty else frame("stdout", text))
+                return Hijacked()
+            assert session is not None, "exec_start gives a session unless detached"
+            if view.tty and body.ConsoleSize and len(body.ConsoleSize) == 2 and all(body.ConsoleSize):
+                rows, columns = body.ConsoleSize
+                await containers.exec_resize(identifier, rows=rows, columns=columns)
+            await pump(session, stream, frames=not view.tty)
     return Hijacked()
+
+
+async def _startable(containers: Containers, view: ExecView) -> bool:
+    """Whether the start can be expected to go well: what is refused must be refused before the connection is taken."""
+    owner = await containers.inspect(view.container_id)
+    return owner.state is ContainerState.RUNNING and not view.running and view.exit_code is None
 
 
 async def inspect(request: web.Request) -> web.Response:

@@ -16,10 +16,10 @@ from pystack.api import jsons
 from pystack.api.context import STREAMING, engine
 from pystack.api.errors import message_of
 from pystack.api.filters import flag, integer, parse_instant
-from pystack.api.hijack import Hijacked, hijack
+from pystack.api.hijack import Hijacked, hijacked
 from pystack.api.streams import (
-    RAW,
     frame,
+    hijack_type,
     open_stream,
     pump,
     stream_type,
@@ -208,15 +208,12 @@ async def _replay(request: web.Request) -> web.StreamResponse:
     containers = engine(request).containers
     view = await containers.inspect(request.match_info["id"])
     tty = view.spec.tty
-    stream = hijack(request, stream_type(request, tty=tty) if request.headers.get("Upgrade") else RAW)
-    try:
+    async with hijacked(request, hijack_type(request, tty=tty)) as stream:
         if flag(query, "logs"):
+            await stream.head_was_read()
             options = LogOptions(stdout=flag(query, "stdout"), stderr=flag(query, "stderr"))
             async for entry in containers.logs(view.id, options):
                 await stream.write(entry.line if tty else frame(entry.stream, entry.line))
-    finally:
-        stream.close()
-    await stream.wait_closed()
     return Hijacked()
 
 
@@ -225,9 +222,9 @@ async def attach(request: web.Request) -> web.StreamResponse:
     if not flag(request.query, "stream"):
         return await _replay(request)
     session, tty = await _attach(request)
-    kind = stream_type(request, tty=tty) if request.headers.get("Upgrade") else RAW
     with until_daemon_ends(request):
-        await pump(session, hijack(request, kind), frames=not tty)
+        async with hijacked(request, hijack_type(request, tty=tty)) as stream:
+            await pump(session, stream, frames=not tty)
     return Hijacked()
 
 

@@ -64,6 +64,7 @@ class Terminal:
             return self.process.wait(within)
         finally:
             self.process.kill()
+            self.process.wait()
             os.close(self.master)
 
 
@@ -266,6 +267,7 @@ def test_exec_with_a_terminal(daemon: harness.Engine) -> None:
     terminal.send(b"test -t 0 && echo it is; stty size\r")
     terminal.expect(b"it is\r\n")
     terminal.expect(b"33 101")
+    terminal.expect(b"/ # ")
     terminal.send(b"\x04")
     assert terminal.wait() == 0
 

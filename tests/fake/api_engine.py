@@ -61,6 +61,7 @@ class FakeContainers:
         self.views: dict[str, ContainerView] = {}
         self.exits: dict[str, asyncio.Event] = {}
         self.execs: dict[str, tuple[str, ExecSpec]] = {}
+        self.exec_codes: dict[str, int] = {}
         self.calls: list[tuple[str, Any]] = []
         self.sessions: list[EchoSession] = []
         self.gate: asyncio.Event | None = None
@@ -176,6 +177,9 @@ class FakeContainers:
         self, exec_id: str, *, detach: bool = False, tty: bool | None = None
     ) -> EchoSession | None:
         spec = self.execs[exec_id][1]
+        if exec_id in self.exec_codes:
+            raise Conflict(f"Exec {exec_id} has already run")
+        self.exec_codes[exec_id] = 127 if spec.command[0] == "nosuch" else 0
         if spec.command[0] == "nosuch":
             raise StartError(
                 "OCI runtime exec failed: exec: nosuch: executable file not found", exit_code=127
@@ -190,7 +194,7 @@ class FakeContainers:
             id=exec_id,
             container_id=owner,
             running=False,
-            exit_code=127 if spec.command[0] == "nosuch" else 0,
+            exit_code=self.exec_codes.get(exec_id),
             pid=7,
             command=spec.command,
             user=spec.user,

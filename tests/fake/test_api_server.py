@@ -400,6 +400,7 @@ async def test_exec(api: Client) -> None:
     assert reply.status == 101
     assert b"OCI runtime exec failed" in await reply.reader.read()
     assert (await (await api.call("GET", f"/exec/{made['Id']}/json")).json())["ExitCode"] == 127
+    assert (await api.call("POST", f"/exec/{made['Id']}/start", {})).status == 409
     made = await (await api.call("POST", "/containers/c/exec", {"Cmd": ["true"]})).json()
     detached = await api.call("POST", f"/exec/{made['Id']}/start", {"Detach": True})
     assert (detached.status, await detached.body()) == (200, b"")
