@@ -23,11 +23,11 @@ _INTERRUPTIBLE = frozenset({"up", "start", "restart", "run", "resume"})
 
 @dataclass(slots=True)
 class _Turn:
+    """A stack's lock, and the verbs of all tasks that hold it or wait for it, the holder first."""
+
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    verb: str = ""
-    task: asyncio.Task[None] | None = None
-    interrupted_by: str = ""
-    users: int = 0
+    tasks: dict[asyncio.Task[None], str] = field(default_factory=dict)
+    interrupted: dict[asyncio.Task[None], str] = field(default_factory=dict)  # by which verb
 
 
 class Turns:
@@ -64,41 +64,24 @@ class Turns:
 
     async def _work(self, name: str, verb: str, work: Work, report: Report) -> None:
         turn = self._turns.setdefault(name, _Turn())
-        turn.users += 1
+        task = asyncio.current_task()
+        assert task is not None
+        _make_way(name, turn, verb, report)
+        turn.tasks[task] = verb
         try:
-            self._make_way(name, turn, verb, report)
             async with turn.lock:
-                turn.verb, turn.task, turn.interrupted_by = verb, asyncio.current_task(), ""
-                try:
-                    await work(report)
-                except PystackError as error:
-                    report(progress.failed(error))
-                    report(progress.done(name, ok=False, changed=0, seconds=0.0))
-                except asyncio.CancelledError:
-                    if not turn.interrupted_by:
-                        raise
-                    message = f"{verb} of stack {name} was interrupted by {turn.interrupted_by}"
-                    report(progress.failed(PystackError(message)))
-                    report(progress.done(name, ok=False, changed=0, seconds=0.0))
-                finally:
-                    turn.verb, turn.task = "", None
+                await work(report)
+        except PystackError as error:
+            _failed(name, error, report)
+        except asyncio.CancelledError:
+            by = turn.interrupted.pop(task, "")
+            if not by:
+                raise
+            _failed(name, PystackError(f"{verb} of stack {name} was interrupted by {by}"), report)
         finally:
-            turn.users -= 1
-            if not turn.users:
+            del turn.tasks[task]
+            if not turn.tasks:
                 self._turns.pop(name, None)
-
-    @staticmethod
-    def _make_way(name: str, turn: _Turn, verb: str, report: Report) -> None:
-        """Interrupt what must not be waited for; say so when waiting."""
-        if turn.task is None:
-            return
-        stops = verb in _INTERRUPTS and turn.verb in _INTERRUPTIBLE
-        if stops or (turn.verb == "resume" and verb == "up"):
-            turn.interrupted_by = verb
-            turn.task.cancel()
-            report(progress.warning(f"{turn.verb} of stack {name} was under way: interrupted"))
-        else:
-            report(progress.warning(f"waiting for the {turn.verb} of stack {name} that is under way"))
 
     async def close(self) -> None:
         """Cancel all work and wait for its end."""
@@ -107,3 +90,23 @@ class Turns:
             task.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks))
+
+
+def _make_way(name: str, turn: _Turn, verb: str, report: Report) -> None:
+    """Interrupt what must not be waited for; say so when something is waited for."""
+    waited = ""
+    for task, other in turn.tasks.items():
+        stops = verb in _INTERRUPTS and other in _INTERRUPTIBLE
+        if stops or (other == "resume" and verb == "up"):
+            turn.interrupted[task] = verb
+            task.cancel()
+            report(progress.warning(f"{other} of stack {name} was under way: interrupted"))
+        else:
+            waited = waited or other
+    if waited:
+        report(progress.warning(f"waiting for the {waited} of stack {name} that is under way"))
+
+
+def _failed(name: str, error: PystackError, report: Report) -> None:
+    report(progress.failed(error))
+    report(progress.done(name, ok=False, changed=0, seconds=0.0))
