@@ -142,6 +142,17 @@ def _remove_empty_cgroups(cgroups: EngineCgroups) -> None:
         log.info("cgroups stay: %s", error)
 
 
+async def _close_networks(networks: NetworkService, registry: Registry) -> None:
+    """Bridges and firewall stay for containers that run on; without any, the host is left as it was."""
+    try:
+        if not any(container.running for container in registry):
+            await networks.destroy()
+    except PystackError as error:
+        log.error("cannot remove the networks from the kernel: %s", error)
+    finally:
+        await networks.close()
+
+
 async def _compose(instance: Instance, store: Store, stack: AsyncExitStack) -> Services:
     """Make the layers below and open them; each closes with `stack`."""
     events = EventBus()
@@ -161,7 +172,7 @@ async def _compose(instance: Instance, store: Store, stack: AsyncExitStack) -> S
     stack.push_async_callback(images.close)
     await volumes.open()
     await networks.open()
-    stack.push_async_callback(networks.close)
+    stack.push_async_callback(_close_networks, networks, registry)
     launcher = Launcher(cgroups=cgroups.supervisor_dirs())
     await launcher.start()
     stack.push_async_callback(launcher.close)
