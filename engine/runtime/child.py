@@ -21,10 +21,11 @@ from collections.abc import Callable, Sequence
 
 from pystack.engine.runtime import confine, wire
 from pystack.engine.runtime.init import run_init
-from pystack.engine.runtime.rootfs import RootBuilder, is_v2, open_null_at, open_slave
+from pystack.engine.runtime.rootfs import RootBuilder, open_null_at, open_slave
 from pystack.engine.runtime.users import Identity, UserError
 from pystack.kernel import mounts
 from pystack.kernel import syscalls as sc
+from pystack.kernel.cgroup_entry import enter, is_v2
 from pystack.kernel.failpoints import failpoint
 from pystack.kernel.process import write_self
 
@@ -114,13 +115,10 @@ class Child:
             pass  # the shim is gone; so are we
 
     def enter_cgroups(self) -> None:
-        """v1: write 0 to `tasks` oneself, which is cheap where a pid written from outside waits for RCU. v2: born there."""
+        """v1: one by one. v2: it was born there."""
         for directory in self.cgroups:
-            path = os.fsencode(directory)
-            if not is_v2(path):
-                fd = os.open(path + b"/tasks", os.O_WRONLY | os.O_CLOEXEC)
-                os.write(fd, b"0")
-                os.close(fd)
+            if not is_v2(directory):
+                enter(directory)
         failpoint("child.cgroups.joined")
 
     def set_host_attributes(self) -> None:

@@ -16,6 +16,7 @@ import sys
 
 from pystack.engine.runtime import shim, wire
 from pystack.kernel import syscalls as sc
+from pystack.kernel.cgroup_entry import enter
 from pystack.kernel.failpoints import failpoint
 from pystack.kernel.process import write_self
 
@@ -70,9 +71,7 @@ def prepare(cgroups: list[str]) -> None:
     os.umask(0o022)
     sc.close_range(SOCKET_FD + 1)
     for directory in cgroups:
-        name = "tasks" if os.path.exists(f"{directory}/tasks") else "cgroup.procs"
-        with open(f"{directory}/{name}", "w", encoding="ascii") as file:
-            file.write("0")
+        enter(directory)
     _preload()
     os.environ.clear()
     sys.path.clear()

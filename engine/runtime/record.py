@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
 
 from pystack.engine.runtime.logfile import timestamp
 from pystack.kernel.failpoints import failpoint
@@ -60,16 +59,3 @@ def load(directory: str) -> ExitRecord | None:
     except FileNotFoundError:
         return None
     return record
-
-
-def oom_kills(cgroups: Sequence[str]) -> int:
-    """How often the kernel's OOM killer struck in these cgroups (v1 memory.oom_control, v2 memory.events)."""
-    for directory in cgroups:
-        for name in ("memory.events", "memory.oom_control"):
-            try:
-                with open(f"{directory}/{name}", "rb") as file:
-                    fields = dict(line.split() for line in file if line.count(b" ") == 1)
-            except OSError:
-                continue  # not the memory controller's, or already gone
-            return int(fields.get(b"oom_kill", 0))
-    return 0

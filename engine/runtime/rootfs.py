@@ -14,6 +14,7 @@ from termios import TIOCSWINSZ
 
 from pystack.kernel import mounts
 from pystack.kernel import syscalls as sc
+from pystack.kernel.cgroup_entry import is_v2
 from pystack.kernel.failpoints import failpoint
 
 TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
@@ -94,7 +95,7 @@ class RootBuilder:
 
     def mount_cgroup(self) -> None:
         """The container's own cgroups at /sys/fs/cgroup: cgroup2, or a directory for each v1 hierarchy."""
-        dirs = [os.fsencode(path) for path in self.bundle["cgroups"]]
+        dirs = self.bundle["cgroups"]
         if not dirs:
             return
         readonly = 0 if self.bundle["privileged"] else sc.MS_RDONLY
@@ -107,7 +108,7 @@ class RootBuilder:
         os.close(target)
         top = mounts.open_in_root(self.root, b"/sys/fs/cgroup", os.O_RDONLY | os.O_DIRECTORY)
         for path in dirs:
-            self._bind_cgroup(top, path, readonly)
+            self._bind_cgroup(top, os.fsencode(path), readonly)
         if readonly:
             mounts.set_readonly(top, recursive=False)
         os.close(top)
@@ -287,8 +288,3 @@ def open_slave(master: int, rows: int, columns: int) -> int:
 def window_size(rows: int, columns: int) -> bytes:
     """`struct winsize` of ioctl_tty(2)."""
     return rows.to_bytes(2, "little") + columns.to_bytes(2, "little") + bytes(4)
-
-
-def is_v2(cgroup: bytes) -> bool:
-    """Whether the directory is of the unified hierarchy, where processes join through `cgroup.procs` only."""
-    return not os.path.exists(cgroup + b"/tasks")

@@ -23,8 +23,9 @@ from pystack.engine.runtime import child, record, wire
 from pystack.engine.runtime.attach import Hub, Poller
 from pystack.engine.runtime.execs import Exec
 from pystack.engine.runtime.logfile import LogWriter, timestamp
-from pystack.engine.runtime.rootfs import is_v2, window_size
+from pystack.engine.runtime.rootfs import window_size
 from pystack.kernel import syscalls as sc
+from pystack.kernel.cgroup_entry import is_v2, oom_kills
 from pystack.kernel.failpoints import failpoint
 from pystack.kernel.process import open_namespace, socket_address
 
@@ -64,7 +65,7 @@ class Shim:
         self._failure: tuple[str, int] | None = None
         self._record: ExitRecord | None = None
         self._ended_at = 0.0
-        self._oom_before = record.oom_kills(self.cgroups)
+        self._oom_before = oom_kills(self.cgroups)
         self.execs: set[Exec] = set()
 
     # ---- start
@@ -143,7 +144,7 @@ class Shim:
     def clone(self, flags: int) -> int:
         """Fork with namespaces; born in the v2 cgroup, if there is one."""
         for directory in self.cgroups:
-            if is_v2(os.fsencode(directory)):
+            if is_v2(directory):
                 fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     return sc.clone3(flags, cgroup=fd)
@@ -294,7 +295,7 @@ class Shim:
             pid=self.pid,
             status=code,
             error=error,
-            oom_killed=record.oom_kills(self.cgroups) > self._oom_before,
+            oom_killed=oom_kills(self.cgroups) > self._oom_before,
         )
         record.save(self.bundle["directory"], self._record)
         self._ended_at = time.monotonic()

@@ -25,9 +25,8 @@ _MAX_MESSAGE = 16 * 1024 * 1024
 _MAX_FDS = 16
 _IN_MEMFD = b"@memfd"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_scan = (
-    json.JSONDecoder().scan_once
-)  # the C scanner alone: every page that a shim touches is a page that it owns
+# The C scanner alone, without json's Python around it: every page that a shim touches becomes its own.
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _CLOEXEC = 0x40000000  # MSG_CMSG_CLOEXEC: received fds must not leak into a program that is started meanwhile
 
 STDIN, STDOUT, STDERR, CLOSE_STDIN = b"\x00", b"\x01", b"\x02", b"\x03"

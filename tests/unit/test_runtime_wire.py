@@ -17,6 +17,7 @@ import pytest
 import pystack
 from pystack.engine.runtime import init, record, wire
 from pystack.kernel import mounts, syscalls
+from pystack.kernel.cgroup_entry import oom_kills
 from pystack.kernel.process import can_react_to, is_alive, sealed_copy, socket_address, start_time
 
 Pair = tuple[socket.socket, socket.socket]
@@ -104,9 +105,9 @@ def test_oom_kills_are_read_from_either_hierarchy(tmp_path: Path) -> None:
     (tmp_path / "v1/memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
     (tmp_path / "v2").mkdir()
     (tmp_path / "v2/memory.events").write_text("low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\noom_group_kill 0\n")
-    assert record.oom_kills([str(tmp_path / "none"), str(tmp_path / "v1")]) == 2
-    assert record.oom_kills([str(tmp_path / "v2")]) == 1
-    assert record.oom_kills([]) == 0
+    assert oom_kills([str(tmp_path / "none"), str(tmp_path / "v1")]) == 2
+    assert oom_kills([str(tmp_path / "v2")]) == 1
+    assert oom_kills([]) == 0
 
 
 def test_what_a_process_can_react_to() -> None:

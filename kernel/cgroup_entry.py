@@ -1,0 +1,40 @@
+"""What launcher, shim and child do with cgroups: directories in; entering, and the OOM killer's count. Stdlib only.
+
+Making, limiting and removing them is the daemon's part (`kernel.cgroups`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+
+def is_v2(directory: str) -> bool:
+    """Whether it is of the unified hierarchy, where processes join through `cgroup.procs` only."""
+    return not os.path.exists(f"{directory}/tasks")
+
+
+def enter(directory: str) -> None:
+    """Move the caller, which must be single-threaded, into the cgroup.
+
+    v1: writing 0 to `tasks` oneself is cheap, where a pid written from outside waits for RCU (7-20 ms).
+    """
+    name = "cgroup.procs" if is_v2(directory) else "tasks"
+    fd = os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
+
+
+def oom_kills(cgroups: Sequence[str]) -> int:
+    """How often the kernel's OOM killer struck in these cgroups (v1 memory.oom_control, v2 memory.events)."""
+    for directory in cgroups:
+        for name in ("memory.events", "memory.oom_control"):
+            try:
+                with open(f"{directory}/{name}", "rb") as file:
+                    fields = dict(line.split() for line in file if line.count(b" ") == 1)
+            except OSError:
+                continue  # not the memory controller's, or already gone
+            return int(fields.get(b"oom_kill", 0))
+    return 0
