@@ -147,8 +147,8 @@ async def _close_networks(networks: NetworkService, registry: Registry) -> None:
     try:
         if not any(container.running for container in registry):
             await networks.destroy()
-    except PystackError as error:
-        log.error("cannot remove the networks from the kernel: %s", error)
+    except PystackError:
+        log.exception("cannot remove the networks from the kernel")
     finally:
         await networks.close()
 
