@@ -135,8 +135,16 @@ class Snapshots:
     def remove(self, container_id: str, directory: str = "") -> None:
         """Remove a container's own files. Conflict while something is mounted there; missing is fine."""
         place = directory or self.directory(container_id)
+        for name in ("m", "w/work", "w"):
+            try:
+                os.rmdir(
+                    f"{place}/{name}"
+                )  # usually empty; a look at the mount table costs more than all three
+            except OSError:
+                continue  # not empty, mounted, or not there: what follows tells them apart
         for name in ("m", "w", "u"):
-            remove_tree(f"{place}/{name}")
+            if os.path.lexists(f"{place}/{name}"):
+                remove_tree(f"{place}/{name}")
             failpoint("snapshot.part.removed")
 
 

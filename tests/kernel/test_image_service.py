@@ -10,8 +10,8 @@ import json
 import lzma
 import os
 import stat
+import subprocess
 import tarfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -461,6 +461,42 @@ def test_opening_removes_what_a_crash_left(world: World) -> None:
     assert (again.layer_of("a:1") / "etc/motd").exists()
 
 
+def listing(top: Path) -> str:
+    """Every entry below a directory with type, mode, owner, size, links, time and target, and its content's checksum."""
+    look = "cd $0 && find . -mindepth 1 -printf '%y %m %U:%G %n %T@ %P -> %l\\n' | LC_ALL=C sort; find . -type f | LC_ALL=C sort | xargs -d '\\n' sha256sum"
+    return subprocess.run(["sh", "-c", look, top], capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize("format", ["gnu", "pax", "ustar", "v7"])
+def test_a_layer_by_gnu_tar_unpacks_as_gnu_tar_unpacks_it(world: World, tmp_path: Path, format: str) -> None:
+    source, other = tmp_path / "source", tmp_path / "other"
+    deep = source / ("a" * 40) / ("b" * (90 if format in {"gnu", "pax"} else 20)) / "c"
+    deep.mkdir(parents=True)
+    other.mkdir()
+    for n in range(30):
+        (deep / f"file{n}").write_bytes(os.urandom(n * 700))
+    (deep / "set").write_text("x")
+    (deep / "set").chmod(0o6755)
+    os.chown(deep / "file1", 1234, 4321)
+    os.link(deep / "file2", source / "hard")
+    (source / "link").symlink_to("/absolute/" + "t" * (80 if format != "gnu" else 150))
+    if format != "v7":
+        os.mkfifo(source / "pipe")
+    os.utime(deep / "file3", (1, 1_500_000_000.25))
+    if format == "pax":
+        os.setxattr(deep / "file4", "user.note", b"x=y")
+    options = ["--xattrs"] if format == "pax" else []
+    made = subprocess.run(
+        ["tar", "-c", f"--format={format}", *options, "-C", source, "."], capture_output=True, check=True
+    ).stdout
+    subprocess.run(["tar", "-xp", "--numeric-owner", "--xattrs", "-C", other], input=made, check=True)
+    world.load(images.docker_archive([made], ["gnu:1"]))
+    assert listing(world.layer_of("gnu:1")) == listing(other)
+    assert "file29" in listing(other)
+    note = world.layer_of("gnu:1") / (deep / "file4").relative_to(source)
+    assert os.listxattr(note) == (["user.note"] if format == "pax" else [])
+
+
 LOAD_POINTS = [
     "image.archive.received", "image.layer.unpacked", "image.layer.committed", "image.blob.committed",
     "image.store.synced", "image.archive.loaded", "image.layers.recorded", "image.image.recorded", "image.tag.recorded",
@@ -597,10 +633,10 @@ def test_preparing_a_root_is_cheap(world: World) -> None:
     for n in range(101):
         (world.root / f"containers/c{n}").mkdir(parents=True)
     world.service.prepare("c100", image)
-    begin = time.perf_counter()
+    begin = os.times().user
     for n in range(100):
         world.service.prepare(f"c{n}", image)
-    assert (time.perf_counter() - begin) / 100 < 0.003  # 0.05 ms here
+    assert (os.times().user - begin) / 100 < 0.001  # 0.02 ms here, and as much again for the kernel
 
 
 # Tags, removal, listing
