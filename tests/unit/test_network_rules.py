@@ -1,0 +1,106 @@
+"""Firewall text, port bindings and records: what goes to the kernel and to the store, without either."""
+
+import pytest
+
+from pystack.model.container import NetworkSpec, PortBinding
+from pystack.model.errors import EngineError, InvalidInput
+from pystack.model.observed import PublishedPort
+from pystack.network import ports
+from pystack.network.firewall import BridgeRules, Firewall, Forward
+from pystack.network.records import NetworkRecord, dump_network, load_network
+
+
+class Recorder:
+    """Takes nft's commands; `refuse` makes the next one fail."""
+
+    def __init__(self):
+        self.commands, self.refuse = [], False
+
+    def run(self, commands):
+        if self.refuse:
+            self.refuse = False
+            raise EngineError("cannot change the firewall: no such file")
+        self.commands.append(commands)
+        return ""
+
+
+def forward(host_ip="0.0.0.0", port=8080, target="10.0.0.2"):
+    return Forward(
+        port=PublishedPort(container_port=80, protocol="tcp", host_ip=host_ip, host_port=port), target=target
+    )
+
+
+def test_changes_are_elements_and_a_foreign_change_is_mended_by_the_whole_table():
+    nft = Recorder()
+    firewall = Firewall("t", nft)
+    firewall.add_bridge(BridgeRules(bridge="b0", subnets=("10.0.0.0/24", "fd00::/64")))
+    assert nft.commands[-1].startswith("add table inet t\ndelete table inet t\ntable inet t {")
+    firewall.publish("c", [forward(), forward("127.0.0.1", 81), forward("::", 8080, "fd00::2")])
+    assert nft.commands[-1].splitlines() == [
+        "add element inet t open4 { tcp . 8080 : 10.0.0.2 . 80 }",
+        "add element inet t bound4 { 127.0.0.1 . tcp . 81 : 10.0.0.2 . 80 }",
+        "add element inet t open6 { tcp . 8080 : fd00::2 . 80 }",
+    ]
+    nft.refuse = True
+    firewall.publish("d", [forward(port=90)])
+    assert nft.commands[-1] == firewall.render()
+    assert "tcp . 90 : 10.0.0.2 . 80" in firewall.render()
+    firewall.unpublish("c")
+    assert nft.commands[-1].splitlines()[0] == "delete element inet t open4 { tcp . 8080 }"
+    count = len(nft.commands)
+    firewall.unpublish("c")
+    firewall.remove_bridge("nix")
+    assert len(nft.commands) == count
+    firewall.add_bridge(BridgeRules(bridge="b1", subnets=("10.0.1.0/24",), internal=True, icc=False))
+    last = nft.commands[-1]
+    assert 'internals { "b1" }' in last
+    assert "masq4" not in last
+    assert "same" not in last
+
+
+def test_port_bindings():
+    asked = PortBinding(container_port=80, host_port=8080)
+    expanded = ports.expand([asked], ["80/tcp", "53/udp", "7000-7001"])
+    assert [(b.container_port, b.protocol, b.host_port) for b in expanded] == [
+        (80, "tcp", 8080),
+        (53, "udp", 0),
+        (7000, "tcp", 0),
+        (7001, "tcp", 0),
+    ]
+    for text in ("x/tcp", "80/icmp", "80-x"):
+        with pytest.raises(InvalidInput):
+            ports.expand([], [text])
+    for bad in (
+        PortBinding(container_port=0),
+        PortBinding(container_port=80, host_port=70000),
+        PortBinding(container_port=80, host_port=9, host_port_end=8),
+        PortBinding(container_port=80, host_ip="localhost; flush"),
+    ):
+        with pytest.raises(InvalidInput):
+            ports.check(bad)
+
+
+def test_reserving_is_all_or_nothing():
+    held = ports.HostPorts(lambda container_id: f"name-{container_id}")
+    [low] = held.reserve("a", [PortBinding(container_port=80, host_ip="127.0.0.1")], frozenset({4}))
+    taken = PortBinding(container_port=80, host_ip="127.0.0.1", host_port=low.host_port)
+    with pytest.raises(EngineError, match="port is already allocated") as caught:
+        held.reserve("b", [PortBinding(container_port=81, host_ip="127.0.0.1"), taken], frozenset({4}))
+    assert caught.value.hint == "container name-a publishes it"
+    assert not held._held["b"]
+    assert held.reserve("c", [taken], frozenset({6})) == ()
+    held.release("a")
+    assert held.reserve("b", [taken], frozenset({4}))[0].host_port == low.host_port
+    with pytest.raises(EngineError, match=r"failed to bind host port for 203\.0\.113\.77:"):
+        held.reserve("d", [PortBinding(container_port=1, host_ip="203.0.113.77")], frozenset({4}))
+    held.close()
+    assert not held._held
+
+
+def test_records_survive_the_store():
+    record = NetworkRecord(
+        id="f" * 64, created="x", spec=NetworkSpec(name="n", options={"a": "b"}), bridge="b", mac="m"
+    )
+    assert load_network(dump_network(record)) == record
+    with pytest.raises(ValueError, match="JSON"):
+        load_network("{")
