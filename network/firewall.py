@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from pystack.kernel import conntrack
 from pystack.kernel.nftables import Nft
 from pystack.model.errors import EngineError
 from pystack.model.observed import PublishedPort
@@ -184,12 +185,14 @@ class Firewall:
         except EngineError:
             del self._forwards[container_id]
             raise
+        self._forget(forwards)
 
     def unpublish(self, container_id: str) -> None:
         """Idempotent."""
         forwards = self._forwards.pop(container_id, ())
         if forwards:
             self._change("delete", _port_elements(forwards))
+            self._forget(forwards)
 
     def restore(self, bridges: Iterable[BridgeRules], forwards: dict[str, tuple[Forward, ...]]) -> None:
         """Take over what a daemon before this one had made; `assert_all` brings it to the kernel."""
@@ -199,6 +202,16 @@ class Firewall:
     def set_uplinks(self, names: Iterable[str]) -> None:
         """Interfaces between which nothing is forwarded. Takes effect with the next `assert_all`."""
         self._uplinks = tuple(names)
+
+    @staticmethod
+    def _forget(forwards: Sequence[Forward]) -> None:
+        """UDP flows have no end: those of before go on to where the port led then, unless they are forgotten."""
+        udp = frozenset(forward.port.host_port for forward in forwards if forward.port.protocol == "udp")
+        try:
+            if udp:
+                conntrack.forget_udp(udp)
+        except OSError as error:
+            log.warning("cannot forget old UDP flows to ports %s: %s", sorted(udp), error)
 
     def _change(self, verb: str, elements: list[tuple[str, str]]) -> None:
         """Add or delete elements; if the table is not as remembered, all of it is made anew."""

@@ -185,6 +185,15 @@ class Builder:
         """The sandbox with these endpoints, and the texts that follow from them."""
         return self._with_texts(replace(sandbox, attachments=attachments))
 
+    def renamed(self, sandbox: Sandbox, name: str) -> Sandbox:
+        """The same sandbox under another name: the old one resolves no more."""
+        moved = []
+        for attachment in sandbox.attachments:
+            view = attachment.view
+            names = tuple(name if known == sandbox.name else known for known in view.dns_names)
+            moved.append(replace(attachment, view=replace(view, dns_names=names)))
+        return replace(sandbox, name=name, attachments=tuple(moved))
+
     def _allocate(
         self, state: NetworkState, version: int, static: str, taken: list[tuple[Pool, Address]]
     ) -> Address | None:

@@ -302,6 +302,16 @@ class NetworkService:
         self._bind_dns(narrower, netns_fd)
         return await self._republish(sandbox, narrower, attachment, "disconnect")
 
+    def rename(self, container_id: str, name: str) -> Sandbox | None:
+        """A container got another name; its new sandbox when it runs."""
+        sandbox = self._sandboxes.get(container_id)
+        if sandbox is None:
+            return None
+        renamed = self._builder.renamed(sandbox, name)
+        self._remember(renamed)
+        self._zones.add(renamed)
+        return renamed
+
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def ensure_bridge(self, state: NetworkState) -> None:

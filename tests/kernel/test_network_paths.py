@@ -662,6 +662,54 @@ async def test_networks_are_checked_and_removed(tmp_path):
 
 
 @on_own_host
+async def test_udp_clients_that_never_stop_reach_the_new_container(tmp_path):
+    async with engine(tmp_path) as host:
+        neighbour = outside()
+        ports = (PortBinding(container_port=5300, host_port=5353, protocol="udp"),)
+        loop = asyncio.get_running_loop()
+        client = netns.run_in(neighbour, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        client.setblocking(False)
+        await loop.sock_connect(client, ("192.0.2.1", 5353))
+
+        async def answer():
+            for _ in range(20):
+                try:
+                    async with asyncio.timeout(0.3):
+                        await loop.sock_sendall(client, b"?")
+                        return (await loop.sock_recv(client, 100)).decode()
+                except (TimeoutError, ConnectionRefusedError):
+                    continue
+            return "nothing"
+
+        serve(None, 5353, "hostservice", kind=socket.SOCK_DGRAM)
+        assert (await answer()).startswith("hostservice")  # a flow from before the port was published
+        loop.remove_reader(SERVERS[0])
+        SERVERS.pop().close()
+        old = await host.run("old", ports=ports)
+        serve(old.fd, 5300, "old", kind=socket.SOCK_DGRAM)
+        assert (await answer()).startswith("old")
+        await host.stop(old)
+        new = await host.run("new", ports=ports)
+        serve(new.fd, 5300, "new", kind=socket.SOCK_DGRAM)
+        assert new.ip != old.ip
+        assert (await answer()).startswith("new")
+        client.close()
+        os.close(neighbour)
+
+
+@on_own_host
+async def test_a_renamed_container_resolves_by_its_new_name(tmp_path):
+    async with engine(tmp_path) as host:
+        await host.service.create(NetworkSpec(name="app"))
+        one, two = await host.run("one", "app"), await host.run("two", "app")
+        host.service._dns._host_servers = lambda: ()
+        renamed = host.service.rename(two.sandbox.container_id, "zwei")
+        assert renamed.name == "zwei"
+        assert await resolve(one, "zwei") == ("NOERROR", [two.ip])
+        assert await resolve(one, "two") == ("SERVFAIL", [])
+
+
+@on_own_host
 async def test_fifty_endpoints(tmp_path):
     async with engine(tmp_path) as host:
         await host.service.create(NetworkSpec(name="app"))
