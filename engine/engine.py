@@ -7,6 +7,7 @@ leaves them running unless asked otherwise, and the next `open` takes them over.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -50,6 +51,7 @@ class Engine:
         """Open the engine on its root; on leaving, close it with its containers left running."""
         _make_directories(instance)
         async with AsyncExitStack() as stack:
+            stack.callback(_remove_empty_directories, instance)
             store = Store.open(f"{instance.root}/state.db")
             stack.push_async_callback(store.close)
             services = await _compose(instance, store, stack)
@@ -132,6 +134,16 @@ def _make_directories(instance: Instance) -> None:
     os.makedirs(f"{instance.root}/containers", mode=0o700, exist_ok=True)
     os.makedirs(instance.run, mode=0o711, exist_ok=True)
     os.makedirs(f"{instance.run}/c", mode=0o700, exist_ok=True)
+
+
+def _remove_empty_directories(instance: Instance) -> None:
+    """With no container left, their parent directories go."""
+    for directory in (f"{instance.root}/containers", f"{instance.run}/c"):
+        try:
+            os.rmdir(directory)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.ENOENT}:
+                raise
 
 
 def _remove_empty_cgroups(cgroups: EngineCgroups) -> None:

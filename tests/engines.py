@@ -87,7 +87,7 @@ def leftovers(instance):
         found += [f"cgroup {p}" for p in (top / instance.cgroup).glob("*") if len(p.name) == 64]
     found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if instance.root in line]
     for place in (f"{instance.root}/containers", f"{instance.run}/c"):
-        found += [f"{place}/{name}" for name in os.listdir(place)]
+        found += [f"{place}/{name}" for name in (os.listdir(place) if os.path.isdir(place) else ())]
     return found
 
 
@@ -112,8 +112,6 @@ async def engine_at(place, *, clean=True):
             finally:
                 for view in await engine.containers.list(all=True) if clean else ():
                     await engine.containers.remove(view.id, force=True, volumes=True)
-                if clean:
-                    await engine._services.networks.destroy()
         if clean:
             await until(lambda: not leftovers(instance), 10)
     finally:
