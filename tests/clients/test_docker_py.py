@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Iterator
 
 import docker
@@ -20,6 +22,9 @@ def client(daemon: harness.Engine) -> Iterator[docker.DockerClient]:
         yield made
     finally:
         made.close()
+        with warnings.catch_warnings():  # docker-py leaves the sockets of its streams to the collector
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 def test_negotiation(client: docker.DockerClient) -> None:
