@@ -137,8 +137,8 @@ def _make_directories(instance: Instance) -> None:
 
 
 def _remove_empty_directories(instance: Instance) -> None:
-    """With no container left, their parent directories go."""
-    for directory in (f"{instance.root}/containers", f"{instance.run}/c"):
+    """With no container or volume left, their parent directories go."""
+    for directory in (f"{instance.root}/containers", f"{instance.root}/volumes", f"{instance.run}/c"):
         try:
             os.rmdir(directory)
         except OSError as error:
