@@ -16,7 +16,7 @@ from pathlib import Path
 import harness
 import pytest
 
-from pystack.cli.client import Client
+from pystack.cli.client import Client, EngineUnreachable
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(60)]
 
@@ -42,11 +42,14 @@ class Daemon:
             assert process.poll() is None, self.engine.log()
             assert time.monotonic() - began < 20, self.engine.log()
             try:
-                assert self.engine.client.request("GET", "/_ping").read() == b"OK"
-            except Exception:  # not yet
+                answer = self.engine.client.request("GET", "/_ping")
+            except EngineUnreachable:
                 time.sleep(0.005)
-            else:
-                return time.monotonic() - began
+                continue
+            seconds = time.monotonic() - began
+            assert answer.read() == b"OK"
+            answer.close()
+            return seconds
 
 
 @pytest.fixture
@@ -158,6 +161,7 @@ def test_requests_are_not_written_to_the_log(daemon: Daemon) -> None:
     for payload in (body, {**body, "HostConfig": {}}):
         answer = daemon.engine.client.request("POST", "/containers/create", payload, check=False)
         text = answer.read().decode()
+        answer.close()
         assert answer.status in {400, 404}, json.dumps(text)
         assert secret not in text
     assert secret not in Path(daemon.engine.instance.run, "daemon.log").read_text()
