@@ -101,7 +101,7 @@ class NetworkService:
             self._firewall.destroy()
         for state in self._registry:
             if state.pools:
-                self._ensure(state)
+                self._mend(state)
         self._bridges.reattach([a for sandbox, _ in live for a in sandbox.attachments])
         for sandbox, netns_fd in live:
             self._ports.reclaim(sandbox.container_id, sandbox.ports)
@@ -125,14 +125,12 @@ class NetworkService:
         prefix = self._instance.link_prefix
         links = self._bridges.links()
         named = {state.record.bridge for state in self._registry if state.record.bridge}
-        self._bridges.remove(
-            [link.name for link in links if link.name.startswith(prefix) or link.name in named]
-        )
+        mine = [link.name for link in links if link.name.startswith(prefix) or link.name in named]
+        self._bridges.remove(mine)
         self._firewall.restore([], {})
         self._firewall.destroy()
-        if not any(
-            re.match("ps[0-9a-f]{5}b", link.name) for link in links if not link.name.startswith(prefix)
-        ):
+        # Any other bridge may belong to an engine that found forwarding on and relies on it.
+        if not any(link.kind == "bridge" and link.name not in mine for link in links):
             await self._forwarder.restore()
 
     # -- networks --------------------------------------------------------------------------------------------------
@@ -335,6 +333,13 @@ class NetworkService:
             forwarding.enable_ipv6()
         self._firewall.add_bridge(state.rules())
         self._bridges.ensure(record, links)
+
+    def _mend(self, state: NetworkState) -> None:
+        """After a start: one network that cannot be made again must not keep the engine down."""
+        try:
+            self._ensure(state)
+        except EngineError as error:
+            log.warning("network %s does not work: %s", state.name, error)
 
     def _undo(self, state: NetworkState) -> None:
         """Take a network out of the kernel (idempotent)."""

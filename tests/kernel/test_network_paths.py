@@ -714,6 +714,7 @@ async def test_fifty_endpoints(tmp_path):
     async with engine(tmp_path) as host:
         await host.service.create(NetworkSpec(name="app"))
         spaces = [netns.create() for _ in range(50)]
+        cpu = time.process_time()
         times = {"prepare": 0.0, "wire": 0.0}
         sandboxes = []
         for number, fd in enumerate(spaces):
@@ -739,15 +740,15 @@ async def test_fifty_endpoints(tmp_path):
         removed = time.perf_counter() - began
         print(
             f"50 endpoints with a port each: prepare {times['prepare'] * 1e3:.1f} ms, wire {times['wire'] * 1e3:.1f} ms, "
-            f"release {released * 1e3:.1f} ms, remove network {removed * 1e3:.1f} ms"
+            f"cpu of all {(time.process_time() - cpu) * 1e3:.0f} ms, release {released * 1e3:.1f} ms, remove network {removed * 1e3:.1f} ms"
         )
-        assert times["wire"] < 2
+        assert time.process_time() - cpu < 1  # the work itself, whatever else the machine does
 
 
 def test_the_machine_itself_is_left_alone(tmp_path):
     """In the machine's own namespace: forwarding goes back to what it was, no link and no table stays."""
     before = sysctl.read("ipv4/ip_forward")
-    others = any(link.name.startswith("ps") for link in own_links())
+    others = any(link.kind == "bridge" for link in own_links())
 
     async def scenario():
         async with engine(tmp_path) as host:
