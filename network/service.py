@@ -171,7 +171,9 @@ class NetworkService:
                 self._registry.add(state)
                 raise
             failpoint("network.forgotten")
-            self._undo(state)
+            self._bridges.forget(state.record.bridge)
+            await asyncio.to_thread(bridge.delete_bridge, state.record.bridge)
+            self._firewall.remove_bridge(state.record.bridge)
         self._zones.remove_network(state.id)
         self._event("destroy", state)
 
