@@ -50,14 +50,12 @@ def test_a_slow_subscriber_is_told_and_others_go_on():
         slow = bus.subscribe()
         for number in range(BACKLOG + 5):
             bus.publish("container", "top", str(number), {})
-        seen = 0
+        for _ in range(BACKLOG):
+            await anext(slow)
         with pytest.raises(Unavailable, match="cannot keep up"):
-            while True:
-                await anext(slow)
-                seen += 1
-        return seen
+            await anext(slow)
 
-    assert asyncio.run(scene()) == BACKLOG
+    asyncio.run(scene())
 
 
 def test_closing_ends_subscriptions():

@@ -103,7 +103,7 @@ def test_a_database_of_a_newer_pystack_and_garbage_are_refused(tmp_path):
     with sqlite3.connect(newer) as connection:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     connection.close()
-    with pytest.raises(EngineError, match="cannot open newer.db: its schema is version"):
+    with pytest.raises(EngineError, match=r"cannot open newer\.db: its schema is version"):
         Store.open(newer)
     (tmp_path / "garbage.db").write_bytes(b"not a database" * 200)
     with pytest.raises(EngineError, match="cannot open the state store"):
