@@ -128,7 +128,8 @@ class Lifecycle:
         """Take a running container over after a restart of the engine."""
         container.shim = shim
         self._services.background.spawn(self._watch(container, shim), f"watch {container.name}")
-        self._prober.begin(container)
+        if container.record.state is ContainerState.RUNNING:
+            self._prober.begin(container)
 
     async def _watch(self, container: Container, shim: ShimPort) -> None:
         ended = await asyncio.shield(shim.exited)

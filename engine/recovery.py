@@ -12,8 +12,6 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from pystack.network.service import Sandbox
-
 from pystack.engine import clock
 from pystack.engine.container import Container
 from pystack.engine.creation import Creation
@@ -26,6 +24,7 @@ from pystack.model.errors import PystackError
 from pystack.model.names import ID
 from pystack.model.observed import NEVER
 from pystack.model.states import ContainerState
+from pystack.network.service import Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class Recovery:
             elif record.starting:
                 await self._undo_start(container)
             elif container.running and shim is not None:
-                self._adopt(container, shim)
+                await self._adopt(container, shim)
             elif container.running:
                 await self._ended_unseen(container)
             elif record.state is ContainerState.RESTARTING:
@@ -99,9 +98,15 @@ class Recovery:
             else:
                 await self._at_rest(container)
 
-    def _adopt(self, container: Container, shim: ShimPort) -> None:
+    async def _adopt(self, container: Container, shim: ShimPort) -> None:
         age = (clock.now_ns() - clock.parse_ns(container.record.started_at)) / 1e9
         container.started_monotonic = asyncio.get_running_loop().time() - max(age, 0.0)
+        container.leftovers = True
+        if container.record.state is ContainerState.PAUSED and not self._services.cgroups.is_frozen(
+            container.id
+        ):
+            # Recorded before it was frozen, or thawed before that was recorded: it runs.
+            await self._services.registry.save(container, container.moved(ContainerState.RUNNING))
         self._lifecycle.adopt(container, shim)
 
     async def _ended_unseen(self, container: Container) -> None:

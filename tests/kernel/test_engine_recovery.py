@@ -69,6 +69,9 @@ def test_running_containers_are_taken_over_with_everything(tmp_path):
         await containers.start("cat")
         await containers.create(spec("sleep", "1000", healthcheck=Healthcheck(test=("CMD", "true"), interval=100_000_000)), "checked")
         await containers.start("checked")
+        await containers.create(spec("sleep", "1000", healthcheck=Healthcheck(test=("CMD", "true"), interval=100_000_000)), "frozen")
+        await containers.start("frozen")
+        await containers.pause("frozen")
         while (await containers.inspect("checked")).health != "healthy":
             await asyncio.sleep(0.02)
         """,
@@ -78,7 +81,10 @@ def test_running_containers_are_taken_over_with_everything(tmp_path):
         async with engine_at(tmp_path) as engine:
             containers = engine.containers
             views = {v.name: v for v in await containers.list()}
+            assert views.pop("frozen").state == "paused"
             assert {v.state for v in views.values()} == {"running"}
+            await containers.unpause("frozen")
+            await until(lambda: engine._services.registry.get("frozen").health.status == Health.HEALTHY)
             assert all(os.path.exists(f"/proc/{v.pid}") for v in views.values())
             assert views["checked"].health == "healthy", "no flap"
             lines = (await output(engine, "loop")).split()
