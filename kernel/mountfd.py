@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 
 from pystack.kernel import syscalls
+from pystack.kernel.process import fd_path
 from pystack.model.errors import EngineError
 
 _syncfs = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, use_errno=True)(("syncfs", syscalls.libc))
@@ -28,28 +29,35 @@ def overlay(lower: Sequence[str], upper: str = "", work: str = "") -> int:
 
     Without `upper` it is read-only. The caller closes it. nosuid, nodev and noexec: nothing is ever run from it.
     """
+    fds = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in lower]
+    names = [fd_path(fd) for fd in fds]
+    try:
+        try:
+            return _mount([(b"lowerdir+", name) for name in names], upper, work)
+        except OSError as error:
+            joined = b":".join(names)
+            if error.errno != errno.EINVAL or len(joined) > 255:
+                raise
+            # Before Linux 6.7 there is no `lowerdir+`, and one value of fsconfig(2) holds 255 bytes: 12 layers by fd.
+            return _mount([(b"lowerdir", joined)], upper, work)
+    except OSError as error:
+        raise EngineError(f"cannot mount an overlay of {len(lower)} layers: {error.strerror}") from error
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _mount(lower: list[tuple[bytes, bytes]], upper: str, work: str) -> int:
+    """A fresh context each time: one that refused an option cannot be used again."""
     context = syscalls.fsopen(b"overlay")
     try:
-        _set_lower(context, [os.fsencode(path) for path in lower])
+        for key, value in lower:
+            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value)
         if upper:
             syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, b"upperdir", os.fsencode(upper))
             syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, b"workdir", os.fsencode(work))
         syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
         attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
         return syscalls.fsmount(context, attributes | (0 if upper else syscalls.MOUNT_ATTR_RDONLY))
-    except OSError as error:
-        raise EngineError(f"cannot mount an overlay of {len(lower)} layers: {error.strerror}") from error
     finally:
         os.close(context)
-
-
-def _set_lower(context: int, lower: list[bytes]) -> None:
-    """One `lowerdir+` for each (Linux 6.7); before that one string of at most 255 bytes."""
-    try:
-        for path in lower:
-            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, b"lowerdir+", path)
-    except OSError as error:
-        joined = b":".join(lower)
-        if error.errno != errno.EINVAL or len(joined) > 255:
-            raise
-        syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, b"lowerdir", joined)

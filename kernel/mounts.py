@@ -122,14 +122,15 @@ def overlay(lower: list[bytes], upper: bytes, work: bytes) -> int:
         try:
             for name in names[:-2]:
                 sc.fsconfig(context, sc.FSCONFIG_SET_STRING, b"lowerdir+", name)
+            sc.fsconfig(context, sc.FSCONFIG_SET_STRING, b"source", b"overlay")
+            sc.fsconfig(context, sc.FSCONFIG_SET_STRING, b"upperdir", names[-2])
+            sc.fsconfig(context, sc.FSCONFIG_SET_STRING, b"workdir", names[-1])
+            # Before 6.5 overlayfs took any key and parsed them here only: an unknown `lowerdir+` is EINVAL now, not above.
+            sc.fsconfig(context, sc.FSCONFIG_CMD_CREATE)
         except OSError as error:
             if error.errno != 22:
                 raise
             return _overlay_one_page(names)
-        sc.fsconfig(context, sc.FSCONFIG_SET_STRING, b"source", b"overlay")
-        sc.fsconfig(context, sc.FSCONFIG_SET_STRING, b"upperdir", names[-2])
-        sc.fsconfig(context, sc.FSCONFIG_SET_STRING, b"workdir", names[-1])
-        sc.fsconfig(context, sc.FSCONFIG_CMD_CREATE)
         return sc.fsmount(context)
     finally:
         for fd in (context, *fds):

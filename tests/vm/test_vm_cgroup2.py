@@ -36,7 +36,6 @@ def test_kernel_layer(results, name):
     check(results, name)
 
 
-@pytest.mark.xfail(strict=False, reason="kernel.mounts.overlay meets the EINVAL of Linux before 6.5 too late")
 @pytest.mark.parametrize("name", guest_runtime.CHECKS)
 def test_whole_containers(results, name):
     check(results, name)
