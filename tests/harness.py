@@ -33,7 +33,12 @@ class Engine:
         self.client = Client(self.environment["PYSTACK_HOST"])
 
     def run(
-        self, *arguments: str, check: bool = True, timeout: float = 60, env: dict[str, str] | None = None, **options: Any
+        self,
+        *arguments: str,
+        check: bool = True,
+        timeout: float = 60,
+        env: dict[str, str] | None = None,
+        **options: Any,
     ) -> subprocess.CompletedProcess[str]:
         """`pystack ARGUMENTS`; with `check`, a non-zero status fails the test with what it printed."""
         done = subprocess.run(
@@ -46,10 +51,14 @@ class Engine:
             **options,
         )
         if check:
-            assert done.returncode == 0, f"pystack {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()}"
+            assert done.returncode == 0, (
+                f"pystack {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()}"
+            )
         return done
 
-    def docker(self, *arguments: str, check: bool = True, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+    def docker(
+        self, *arguments: str, check: bool = True, timeout: float = 60, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """The real docker client against this engine."""
         done = subprocess.run(
             ["docker", *arguments],
@@ -61,7 +70,9 @@ class Engine:
             **options,
         )
         if check:
-            assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()}"
+            assert done.returncode == 0, (
+                f"docker {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()}"
+            )
         return done
 
     def start(self, **env: str) -> int:

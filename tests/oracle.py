@@ -18,7 +18,9 @@ from pathlib import Path
 from pystack.model.names import Instance
 
 #: Files that an engine keeps on purpose when no stack is left: its database, its log, its images and its lock.
-KEPT = re.compile(r"^(state\.db.*|daemon\.log|daemon\.pid|daemon\.lock|images(/.*)?|layers(/.*)?|base(/.*)?)$")
+KEPT = re.compile(
+    r"^(state\.db.*|daemon\.log|daemon\.pid|daemon\.lock|images(/.*)?|layers(/.*)?|base(/.*)?)$"
+)
 
 
 @dataclass
@@ -52,7 +54,11 @@ def _processes(instance: Instance) -> tuple[set[str], set[str], set[str]]:
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         command = _read(f"/proc/{entry}/cmdline").replace("\0", " ").strip()
-        ours = instance.cgroup in _read(f"/proc/{entry}/cgroup") or instance.run in command or instance.root in command
+        ours = (
+            instance.cgroup in _read(f"/proc/{entry}/cgroup")
+            or instance.run in command
+            or instance.root in command
+        )
         environment = _read(f"/proc/{entry}/environ")
         ours = ours or f"PYSTACK_RUN={instance.run}\0" in environment
         state = re.search(r"^State:\s+(\S)", _read(f"/proc/{entry}/status"), re.MULTILINE)
@@ -78,7 +84,12 @@ def nft_tables() -> set[str]:
     library = ctypes.CDLL("libnftables.so.1")
     library.nft_ctx_new.restype = ctypes.c_void_p
     library.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
-    for name in ("nft_ctx_free", "nft_ctx_buffer_output", "nft_ctx_get_output_buffer", "nft_ctx_buffer_error"):
+    for name in (
+        "nft_ctx_free",
+        "nft_ctx_buffer_output",
+        "nft_ctx_get_output_buffer",
+        "nft_ctx_buffer_error",
+    ):
         getattr(library, name).argtypes = [ctypes.c_void_p]
     library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     context = library.nft_ctx_new(0)
@@ -95,7 +106,11 @@ def _cgroups(instance: Instance) -> set[str]:
     found = set()
     for directory, names, _ in os.walk("/sys/fs/cgroup"):
         depth = directory.count("/") - "/sys/fs/cgroup".count("/")
-        found |= {os.path.join(directory, name) for name in names if instance.cgroup in os.path.join(directory, name)}
+        found |= {
+            os.path.join(directory, name)
+            for name in names
+            if instance.cgroup in os.path.join(directory, name)
+        }
         if depth > 3:
             names.clear()
     return found

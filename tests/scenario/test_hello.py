@@ -47,17 +47,29 @@ def test_up_serves_counts_and_down_leaves_nothing(engine: Engine, port: int) -> 
     containers = engine.ps("hello")
     assert sorted(containers) == ["hello-migrate-1", "hello-store-1", "hello-web-1", "hello-worker-1"]
     assert containers["hello-migrate-1"]["State"] == "exited"
-    migrate, web, worker = (engine.inspect(f"hello-{name}-1")["State"] for name in ("migrate", "web", "worker"))
+    migrate, web, worker = (
+        engine.inspect(f"hello-{name}-1")["State"] for name in ("migrate", "web", "worker")
+    )
     assert migrate["ExitCode"] == 0
     assert web["Health"]["Status"] == "healthy"
     # web waited for the end of migrate, worker for the health of web
-    assert migrate["FinishedAt"] <= web["StartedAt"] <= web["Health"]["Log"][0]["Start"] <= worker["StartedAt"]
+    assert (
+        migrate["FinishedAt"] <= web["StartedAt"] <= web["Health"]["Log"][0]["Start"] <= worker["StartedAt"]
+    )
 
-    ps = {item["Service"]: item for item in lines(engine.run("-f", STACK, "ps", "-a", "--format", "json").stdout)}
+    ps = {
+        item["Service"]: item
+        for item in lines(engine.run("-f", STACK, "ps", "-a", "--format", "json").stdout)
+    }
     assert ps["web"]["Health"] == "healthy"
-    assert ps["web"]["Publishers"] == [{"URL": "127.0.0.1", "TargetPort": 8000, "PublishedPort": port, "Protocol": "tcp"}]
+    assert ps["web"]["Publishers"] == [
+        {"URL": "127.0.0.1", "TargetPort": 8000, "PublishedPort": port, "Protocol": "tcp"}
+    ]
     assert "web: listening on port 8000" in engine.run("-f", STACK, "logs", "web").stdout
-    wait_until(lambda: "worker: web is ok, 2 visits" in engine.run("-f", STACK, "logs", "worker").stdout, what="the worker's line")
+    wait_until(
+        lambda: "worker: web is ok, 2 visits" in engine.run("-f", STACK, "logs", "worker").stdout,
+        what="the worker's line",
+    )
 
     # the count outlives the containers, and -v forgets it
     engine.run("down", "-f", STACK)
@@ -70,12 +82,16 @@ def test_up_serves_counts_and_down_leaves_nothing(engine: Engine, port: int) -> 
 
 def test_a_second_up_changes_nothing_and_plan_says_so(engine: Engine, port: int) -> None:
     engine.run("up", "-d", "--wait", "-f", STACK)
-    ids = {name: (item["Id"], engine.inspect(name)["State"]["Pid"]) for name, item in engine.ps("hello").items()}
+    ids = {
+        name: (item["Id"], engine.inspect(name)["State"]["Pid"]) for name, item in engine.ps("hello").items()
+    }
     plan = engine.run("plan", "-f", STACK, "--detailed-exitcode")
     assert plan.stdout == "No changes: the stack is as its file says.\n"
     again = engine.run("up", "-d", "-f", STACK)
     assert "nothing to change" in again.stderr
-    assert {name: (item["Id"], engine.inspect(name)["State"]["Pid"]) for name, item in engine.ps("hello").items()} == ids
+    assert {
+        name: (item["Id"], engine.inspect(name)["State"]["Pid"]) for name, item in engine.ps("hello").items()
+    } == ids
 
 
 def test_a_changed_service_is_recreated_alone(engine: Engine, port: int, tmp_path: Path) -> None:
@@ -95,11 +111,26 @@ def test_a_changed_service_is_recreated_alone(engine: Engine, port: int, tmp_pat
 
 def test_exec_run_restart_stop_start(engine: Engine, port: int) -> None:
     engine.run("up", "-d", "--wait", "-f", STACK)
-    assert engine.run("-f", STACK, "exec", "-T", "web", "cat", "/etc/hello/greeting").stdout == "Hello from pystack!"
-    failed = engine.run("-f", STACK, "exec", "-T", "web", "sh", "-c", "echo out; echo err >&2; exit 7", check=False)
+    assert (
+        engine.run("-f", STACK, "exec", "-T", "web", "cat", "/etc/hello/greeting").stdout
+        == "Hello from pystack!"
+    )
+    failed = engine.run(
+        "-f", STACK, "exec", "-T", "web", "sh", "-c", "echo out; echo err >&2; exit 7", check=False
+    )
     assert (failed.returncode, failed.stdout, failed.stderr) == (7, "out\n", "err\n")
     code = "from client import ask; print(ask(do='get', key='schema'))"
-    done = engine.run("-f", STACK, "run", "--rm", "-T", "worker", "python3", "-c", f"import sys; sys.path.insert(0, '/app'); {code}")
+    done = engine.run(
+        "-f",
+        STACK,
+        "run",
+        "--rm",
+        "-T",
+        "worker",
+        "python3",
+        "-c",
+        f"import sys; sys.path.insert(0, '/app'); {code}",
+    )
     assert done.stdout == "1\n"
     assert len(engine.ps("hello")) == 4
     started = engine.inspect("hello-web-1")["State"]["StartedAt"]
@@ -115,7 +146,9 @@ def test_exec_run_restart_stop_start(engine: Engine, port: int) -> None:
 
 def test_a_wrong_file_is_explained_and_touches_nothing(engine: Engine, tmp_path: Path) -> None:
     file = tmp_path / "stack.yml"
-    file.write_text("services:\n  web:\n    image: host.local/base\n    prots: ['80:80']\n    depends_on: [dbb]\n  db:\n    image: host.local/base\n")
+    file.write_text(
+        "services:\n  web:\n    image: host.local/base\n    prots: ['80:80']\n    depends_on: [dbb]\n  db:\n    image: host.local/base\n"
+    )
     done = engine.run("up", "-d", "-f", str(file), check=False)
     assert done.returncode == 1
     assert f"{file}:4:5" in done.stderr
