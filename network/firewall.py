@@ -45,7 +45,7 @@ class Forward:
 
     def element(self) -> tuple[str, str, str]:
         """(map, key, data) in nft's words."""
-        key = f"{self.port.protocol} . {self.port.host_port}"
+        key = f"{_PROTOCOLS[self.port.protocol]} . {self.port.host_port}"
         data = f"{self.target} . {self.port.container_port}"
         if self.port.host_ip in {"", "0.0.0.0", "::"}:
             return f"open{self.family}", key, data
@@ -66,10 +66,14 @@ def _sets() -> str:
     return "\n".join(lines)
 
 
+#: IP protocol numbers (IANA): 1 is ICMP, 58 is ICMPv6.
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+
 # guard: after conntrack, before NAT. Nothing from a wire may use a loopback address: bridges have route_localnet, and
 # DNAT would otherwise lead a neighbour's packet for 127.0.0.1 to a port published on loopback. Nobody but the bridge's
 # own containers reaches a container's address unless the port was published (moby 28.0 "direct routing").
 # foreign: what the host did not forward before the engine turned forwarding on, it does not forward now.
+# Protocols are numbers: libnftables looks names up in /etc/protocols, which a minimal system does not have.
 _CHAINS = """
 chain guard { type filter hook prerouting priority mangle; policy accept;
   iifname != "lo" ip daddr 127.0.0.0/8 drop
@@ -86,10 +90,10 @@ chain publish {
   dnat ip6 to meta l4proto . th dport map @open6
 }
 chain arriving { type nat hook prerouting priority dstnat; policy accept;
-  fib daddr type local meta l4proto { tcp, udp, sctp } jump publish
+  fib daddr type local meta l4proto { 6, 17, 132 } jump publish
 }
 chain local { type nat hook output priority -100; policy accept;
-  fib daddr type local meta l4proto { tcp, udp, sctp } jump publish
+  fib daddr type local meta l4proto { 6, 17, 132 } jump publish
 }
 chain leaving { type nat hook postrouting priority srcnat; policy accept;
   oifname @bridges ip saddr 127.0.0.0/8 masquerade
@@ -113,9 +117,9 @@ chain passing { type filter hook forward priority filter; policy accept;
 chain entering { type filter hook input priority filter; policy accept;
   iifname != @bridges accept
   ct state established,related accept
-  meta l4proto { icmp, ipv6-icmp } accept
-  meta l4proto tcp reject with tcp reset
-  meta l4proto udp reject with icmpx type port-unreachable
+  meta l4proto { 1, 58 } accept
+  meta l4proto 6 reject with tcp reset
+  meta l4proto 17 reject with icmpx type port-unreachable
   drop
 }
 """

@@ -37,16 +37,16 @@ def test_changes_are_elements_and_a_foreign_change_is_mended_by_the_whole_table(
     assert nft.commands[-1].startswith("add table inet t\ndelete table inet t\ntable inet t {")
     firewall.publish("c", [forward(), forward("127.0.0.1", 81), forward("::", 8080, "fd00::2")])
     assert nft.commands[-1].splitlines() == [
-        "add element inet t open4 { tcp . 8080 : 10.0.0.2 . 80 }",
-        "add element inet t bound4 { 127.0.0.1 . tcp . 81 : 10.0.0.2 . 80 }",
-        "add element inet t open6 { tcp . 8080 : fd00::2 . 80 }",
+        "add element inet t open4 { 6 . 8080 : 10.0.0.2 . 80 }",
+        "add element inet t bound4 { 127.0.0.1 . 6 . 81 : 10.0.0.2 . 80 }",
+        "add element inet t open6 { 6 . 8080 : fd00::2 . 80 }",
     ]
     nft.refuse = True
     firewall.publish("d", [forward(port=90)])
     assert nft.commands[-1] == firewall.render()
     assert "tcp . 90 : 10.0.0.2 . 80" in firewall.render()
     firewall.unpublish("c")
-    assert nft.commands[-1].splitlines()[0] == "delete element inet t open4 { tcp . 8080 }"
+    assert nft.commands[-1].splitlines()[0] == "delete element inet t open4 { 6 . 8080 }"
     count = len(nft.commands)
     firewall.unpublish("c")
     firewall.remove_bridge("nix")
