@@ -44,7 +44,7 @@ def test_changes_are_elements_and_a_foreign_change_is_mended_by_the_whole_table(
     nft.refuse = True
     firewall.publish("d", [forward(port=90)])
     assert nft.commands[-1] == firewall.render()
-    assert "tcp . 90 : 10.0.0.2 . 80" in firewall.render()
+    assert "6 . 90 : 10.0.0.2 . 80" in firewall.render()
     firewall.unpublish("c")
     assert nft.commands[-1].splitlines()[0] == "delete element inet t open4 { 6 . 8080 }"
     count = len(nft.commands)
