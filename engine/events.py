@@ -83,6 +83,10 @@ class EventBus:
         self._overrun: set[asyncio.Queue[Event | None]] = set()
         self._last_ns = 0
 
+    @property
+    def listeners(self) -> int:
+        return len(self._subscribers)
+
     def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> Event:
         """Record one event now. Times never go backwards, so that `since` the last one seen misses nothing."""
         self._last_ns = max(time.time_ns(), self._last_ns + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import time
@@ -9,7 +10,8 @@ import time
 from pystack import __version__
 from pystack.engine import clock
 from pystack.engine.services import Services
-from pystack.kernel.host import facts
+from pystack.kernel import sysctl
+from pystack.kernel.host import facts, file_system_of
 from pystack.model.states import ContainerState
 
 API_VERSION = "1.50"
@@ -50,31 +52,50 @@ def version() -> dict[str, object]:
 
 def info(services: Services, images: int) -> dict[str, object]:
     """The /info body; `images` is how many there are."""
-    host = facts()
-    features = services.cgroups.features
-    states = [c.record.state for c in services.registry]
-    cgroup_version = "2" if services.cgroups.hierarchy.mode == "v2" else "1"
     return {
         "ID": services.instance.id,
+        "Images": images,
+        **_containers(services),
+        **_host(services),
+        **_features(services),
+        **_engine(services),
+        **_NOT_HERE,
+    }
+
+
+def _containers(services: Services) -> dict[str, object]:
+    states = [c.record.state for c in services.registry]
+    stopped = {ContainerState.CREATED, ContainerState.EXITED, ContainerState.DEAD}
+    return {
         "Containers": len(states),
         "ContainersRunning": states.count(ContainerState.RUNNING) + states.count(ContainerState.RESTARTING),
         "ContainersPaused": states.count(ContainerState.PAUSED),
-        "ContainersStopped": sum(
-            s in {ContainerState.CREATED, ContainerState.EXITED, ContainerState.DEAD} for s in states
-        ),
-        "Images": images,
-        "Driver": "overlay2",
-        "DriverStatus": [
-            ["Backing Filesystem", "extfs"],
-            ["Native Overlay Diff", "true"],
-            ["userxattr", "false"],
-        ],
-        "Plugins": {
-            "Volume": ["local"],
-            "Network": ["bridge", "host", "null"],
-            "Authorization": None,
-            "Log": ["json-file", "none"],
-        },
+        "ContainersStopped": sum(state in stopped for state in states),
+    }
+
+
+def _host(services: Services) -> dict[str, object]:
+    host = facts()
+    return {
+        "Name": host.hostname,
+        "KernelVersion": host.kernel_release,
+        "OperatingSystem": host.operating_system,
+        "OSVersion": "",
+        "OSType": "linux",
+        "Architecture": host.machine,
+        "NCPU": host.cpu_count,
+        "MemTotal": host.memory,
+        "SystemTime": clock.format_ns(time.time_ns()),
+        "NFd": len(os.listdir("/dev/fd")),
+        "SecurityOptions": host.security_options(),
+        "CgroupVersion": "2" if services.cgroups.hierarchy.mode == "v2" else "1",
+        "CgroupDriver": "cgroupfs",
+    }
+
+
+def _features(services: Services) -> dict[str, object]:
+    features = services.cgroups.features
+    return {
         "MemoryLimit": features.memory_limit,
         "SwapLimit": features.swap_limit,
         "OomKillDisable": features.oom_kill_disable,
@@ -83,22 +104,33 @@ def info(services: Services, images: int) -> dict[str, object]:
         "CPUShares": features.cpu_shares,
         "CPUSet": features.cpuset,
         "PidsLimit": features.pids_limit,
-        "IPv4Forwarding": True,
-        "BridgeNfIptables": False,
-        "BridgeNfIp6tables": False,
-        "Debug": False,
-        "NFd": len(os.listdir("/dev/fd")),
-        "NGoroutines": 1,
-        "SystemTime": clock.format_ns(time.time_ns()),
+        "IPv4Forwarding": sysctl.get("ipv4/ip_forward", "0") == "1",
+        "BridgeNfIptables": sysctl.get("bridge/bridge-nf-call-iptables", "0") == "1",
+        "BridgeNfIp6tables": sysctl.get("bridge/bridge-nf-call-ip6tables", "0") == "1",
+    }
+
+
+def _engine(services: Services) -> dict[str, object]:
+    return {
+        "ServerVersion": DOCKER_VERSION,
+        "DockerRootDir": services.instance.root,
+        "Driver": "overlay2",
+        "DriverStatus": [["Backing Filesystem", file_system_of(services.instance.root)]],
         "LoggingDriver": "json-file",
-        "CgroupDriver": "cgroupfs",
-        "CgroupVersion": cgroup_version,
-        "NEventsListener": 0,
-        "KernelVersion": host.kernel_release,
-        "OperatingSystem": host.operating_system,
-        "OSVersion": "",
-        "OSType": "linux",
-        "Architecture": host.machine,
+        "LiveRestoreEnabled": True,
+        "Debug": False,
+        "NGoroutines": len(asyncio.all_tasks()),
+        "NEventsListener": services.events.listeners,
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "null"],
+            "Authorization": None,
+            "Log": ["json-file", "none"],
+        },
+        "Runtimes": {"pystack": {"path": "pystack"}, "runc": {"path": "pystack"}},
+        "DefaultRuntime": "runc",  # what clients compare with; pystack runs it all the same
+        "InitBinary": "docker-init",
+        "FirewallBackend": {"Driver": "nftables"},
         "IndexServerAddress": _INDEX,
         "RegistryConfig": {
             "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"],
@@ -107,30 +139,6 @@ def info(services: Services, images: int) -> dict[str, object]:
             },
             "Mirrors": None,
         },
-        "NCPU": host.cpu_count,
-        "MemTotal": host.memory,
-        "GenericResources": None,
-        "DockerRootDir": services.instance.root,
-        "HttpProxy": "",
-        "HttpsProxy": "",
-        "NoProxy": "",
-        "Name": host.hostname,
-        "Labels": [],
-        "ExperimentalBuild": False,
-        "ServerVersion": DOCKER_VERSION,
-        "Runtimes": {"pystack": {"path": "pystack"}, "runc": {"path": "pystack"}},
-        "DefaultRuntime": "runc",
-        "Swarm": _SWARM,
-        "LiveRestoreEnabled": True,
-        "Isolation": "",
-        "InitBinary": "docker-init",
-        "ContainerdCommit": {"ID": ""},
-        "RuncCommit": {"ID": ""},
-        "InitCommit": {"ID": ""},
-        "SecurityOptions": host.security_options(),
-        "FirewallBackend": {"Driver": "nftables"},
-        "CDISpecDirs": [],
-        "Warnings": [],
     }
 
 
@@ -141,4 +149,21 @@ _SWARM = {
     "ControlAvailable": False,
     "Error": "",
     "RemoteManagers": None,
+}
+
+#: What Docker tells of and this engine does not have.
+_NOT_HERE: dict[str, object] = {
+    "Swarm": _SWARM,
+    "GenericResources": None,
+    "HttpProxy": "",
+    "HttpsProxy": "",
+    "NoProxy": "",
+    "Labels": [],
+    "ExperimentalBuild": False,
+    "Isolation": "",
+    "ContainerdCommit": {"ID": ""},
+    "RuncCommit": {"ID": ""},
+    "InitCommit": {"ID": ""},
+    "CDISpecDirs": [],
+    "Warnings": [],
 }

@@ -87,6 +87,18 @@ def _memory() -> tuple[int, int]:
     return tuple(int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "SwapTotal"))  # type: ignore[return-value]
 
 
+def file_system_of(path: str) -> str:
+    """Type of the file system that holds `path`: "ext4", "xfs", "overlay" … (the longest mount point above it)."""
+    best, found = -1, "unknown"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            point = left.split()[4]
+            if (path + "/").startswith(point.rstrip("/") + "/") and len(point) >= best:
+                best, found = len(point), right.split()[0]
+    return found
+
+
 @functools.cache
 def facts() -> Host:
     """The host, read once."""

@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pystack.model.container import Healthcheck, IpamPool, LogConfig, Mount, PortBinding, Resources, RestartPolicy
+from pystack.model.container import (
+    Healthcheck,
+    IpamPool,
+    LogConfig,
+    Mount,
+    PortBinding,
+    Resources,
+    RestartPolicy,
+)
 
 Condition = Literal["service_started", "service_healthy", "service_completed_successfully"]
 

@@ -24,7 +24,6 @@ def run(options: Any) -> int:
     if os.geteuid() != 0:
         fail("cannot run the engine without root", hint="sudo pystack daemon")
     from pystack.api.daemon import run_daemon
-
     from pystack.model.errors import PystackError
     from pystack.model.names import Instance
 

@@ -24,7 +24,7 @@ def run(options: Any) -> int:
     print(f"pystack {__version__}")
     if server:
         print(
-            f"engine {server['Version']} (Docker API {server['MinAPIVersion']} to {server['ApiVersion']}, kernel {server['KernelVersion']})"
+            f"engine {server.get('PystackVersion') or server['Version']} (Docker API {server['MinAPIVersion']} to {server['ApiVersion']}, kernel {server['KernelVersion']})"
         )
     else:
         print("engine: not running")
