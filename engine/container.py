@@ -150,8 +150,13 @@ class Container:
         return f"{self.directory}/{self.id}-json.log" if self.config.log.driver != "none" else ""
 
     @property
+    def run_directory(self) -> str:
+        """Where the files of a run are, there from its start to its end."""
+        return self.instance.shim_dir(self.id)
+
+    @property
     def shim_socket(self) -> str:
-        return f"{self.instance.shim_dir(self.id)}/shim.sock"
+        return f"{self.run_directory}/shim.sock"
 
     def moved(self, target: ContainerState) -> ContainerRecord:
         """The record in state `target`. Conflict when that move is not allowed."""
@@ -209,9 +214,9 @@ class Container:
             path=words[0],
             args=tuple(words[1:]),
             log_path=self.log_path,
-            hostname_path=f"{self.directory}/hostname",
-            hosts_path=f"{self.directory}/hosts",
-            resolv_conf_path=f"{self.directory}/resolv.conf",
+            hostname_path=f"{self.run_directory}/hostname",
+            hosts_path=f"{self.run_directory}/hosts",
+            resolv_conf_path=f"{self.run_directory}/resolv.conf",
             mounts=tuple(m.view for m in record.mounts),
             endpoints=self.endpoints or _waiting_endpoints(config),
             ports=self.published,

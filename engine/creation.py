@@ -101,13 +101,11 @@ class Creation:
 
     async def _furnish(self, container: Container) -> None:
         """Directory, snapshot, files and volumes."""
-        os.makedirs(container.directory, mode=0o700)
+        os.mkdir(container.directory, 0o700)
         failpoint("engine.create.directory")
         snapshot = self._services.images.snapshots.prepare(container.id, container.record.image_id)
         failpoint("engine.create.snapshot")
         self._write_files(container)
-        for name in ("hosts", "hostname", "resolv.conf"):
-            write_file(f"{container.directory}/{name}", b"")
         mounts = await materialise.make(self._services, container)
         container.record = replace(container.record, mounts=mounts, upper_dir=snapshot.upper)
 

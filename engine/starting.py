@@ -49,7 +49,8 @@ def write_file(path: str, content: bytes, *, mode: int = 0o644, uid: int = 0, gi
         view = memoryview(content)
         while view:
             view = view[os.write(fd, view) :]
-        os.fchown(fd, uid, gid)
+        if uid or gid:
+            os.fchown(fd, uid, gid)
         os.fchmod(fd, mode)
     finally:
         os.close(fd)
@@ -57,9 +58,11 @@ def write_file(path: str, content: bytes, *, mode: int = 0o644, uid: int = 0, gi
 
 def write_network_files(container: Container, sandbox: Sandbox) -> None:
     """/etc/hosts, /etc/hostname and /etc/resolv.conf of a container, in place: they may be mounted."""
-    write_file(f"{container.directory}/hosts", sandbox.hosts_text.encode())
-    write_file(f"{container.directory}/hostname", sandbox.hostname_text.encode())
-    write_file(f"{container.directory}/resolv.conf", sandbox.resolv_conf_text.encode())
+    directory = container.run_directory
+    write_file(f"{directory}/hosts", sandbox.hosts_text.encode())
+    write_file(f"{directory}/hostname", sandbox.hostname_text.encode())
+    write_file(f"{directory}/resolv.conf", sandbox.resolv_conf_text.encode())
+    failpoint("engine.start.files")
 
 
 class Starter:
@@ -71,6 +74,8 @@ class Starter:
         services, config = self._services, container.config
         async with AsyncExitStack() as undo:
             namespaces, fds = self._namespaces(container, undo)
+            os.makedirs(container.run_directory, mode=0o700, exist_ok=True)
+            failpoint("engine.start.directory")
             sandbox = await self._sandbox(container, undo)
             cgroups = services.cgroups.create(container.id, config.resources, config.cgroup_parent)
             undo.push_async_callback(services.cgroups.remove, container.id)
@@ -80,7 +85,6 @@ class Starter:
             )
             services.cgroups.set_devices(container.id, rules)
             bundle = bundles.build(container, self._surroundings(container, namespaces, cgroups))
-            os.makedirs(services.instance.shim_dir(container.id), mode=0o700, exist_ok=True)
             shim = await services.launcher.launch(bundle, fds)
             undo.callback(self._abandon, container, shim)
             failpoint("engine.start.launched")
@@ -178,7 +182,7 @@ class Starter:
             root_binds=tuple(snapshot.binds),
             namespaces=namespaces,
             cgroups=cgroups,
-            network_files={target: f"{owner.directory}/{name}" for target, name in _NETWORK_FILES.items()},
+            network_files={target: f"{owner.run_directory}/{name}" for target, name in _NETWORK_FILES.items()},
         )
 
     async def bind_sessions(self, container: Container, shim: ShimPort) -> None:
@@ -191,13 +195,11 @@ class Starter:
 
 
 def discard_shim_dir(container: Container) -> None:
-    """Remove the runtime directory of a shim that has ended. Idempotent; another file in it is a fault."""
-    directory = container.instance.shim_dir(container.id)
+    """Remove the files of a run that has ended. Idempotent; a directory among them is a fault."""
+    directory = container.run_directory
     try:
-        os.unlink(container.shim_socket)
-    except FileNotFoundError:
-        pass  # the shim removed it itself: the usual case
-    try:
+        for name in os.listdir(directory):
+            os.unlink(f"{directory}/{name}")
         os.rmdir(directory)
     except FileNotFoundError:
         pass  # never made, or done before

@@ -1,7 +1,8 @@
 """Root file systems of containers: an image and a container's directory in, the parts of an overlay mount out.
 
     lower  init layer, then the image's layers, topmost first      read-only, shared
-    <container's directory>/u, w, m                                 upper, work and mount point, its own
+    <container's directory>/u, w                                    upper and work, its own
+    the empty layer                                                 mount point, in each container's own mount namespace
 
 The init layer is the topmost read-only one and holds real directories and empty files where the engine mounts things: an
 image that ships /etc/hosts or /proc as a link to elsewhere cannot be seen through it. Nothing here mounts anything in the
@@ -73,7 +74,7 @@ class Snapshots:
         return f"{self._root}/containers/{container_id}"
 
     def prepare(self, container_id: str, image_id: str, directory: str = "") -> RootSnapshot:
-        """The parts of a container's root; makes u, w and m in its directory, which exists. Repeating it is fine."""
+        """The parts of a container's root; makes u and w in its directory, which exists. Repeating it is fine."""
         base = self._base(image_id)
         place = directory or self.directory(container_id)
         upper = f"{place}/u"
@@ -84,15 +85,18 @@ class Snapshots:
             os.chmod(upper, base.mode)
         except FileExistsError:
             pass  # made by an earlier start: it holds the container's files
-        for name in ("w", "m"):
-            try:
-                os.mkdir(f"{place}/{name}", 0o700)
-            except FileExistsError:
-                pass
+        try:
+            os.mkdir(f"{place}/w", 0o700)
+        except FileExistsError:
+            pass
         failpoint("snapshot.prepared")
         binds = [bind for bind in base.binds if os.path.lexists(bind[1])] if base.binds else []
         return RootSnapshot(
-            lower=list(base.lower), upper=upper, work=f"{place}/w", mountpoint=f"{place}/m", binds=binds
+            lower=list(base.lower),
+            upper=upper,
+            work=f"{place}/w",
+            mountpoint=self._store.layer(EMPTY_LAYER),
+            binds=binds,
         )
 
     def _base(self, image_id: str) -> _Base:
@@ -135,14 +139,14 @@ class Snapshots:
     def remove(self, container_id: str, directory: str = "") -> None:
         """Remove a container's own files. Conflict while something is mounted there; missing is fine."""
         place = directory or self.directory(container_id)
-        for name in ("m", "w/work", "w"):
+        for name in ("w/work", "w", "u"):
             try:
                 os.rmdir(
                     f"{place}/{name}"
                 )  # usually empty; a look at the mount table costs more than all three
             except OSError:
                 continue  # not empty, mounted, or not there: what follows tells them apart
-        for name in ("m", "w", "u"):
+        for name in ("w", "u"):
             if os.path.lexists(f"{place}/{name}"):
                 remove_tree(f"{place}/{name}")
             failpoint("snapshot.part.removed")

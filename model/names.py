@@ -54,11 +54,14 @@ class Instance:
         return f"{self.link_prefix}v{endpoint_id[:7]}"
 
     def container_dir(self, container_id: str) -> str:
-        """Durable files of one container: `<id>-json.log`, `exit.json`, hosts, hostname, resolv.conf. Mode 0700."""
+        """Durable files of one container: `<id>-json.log`, `exit.json`, configs, its root's layer. Mode 0700."""
         return f"{self.root}/containers/{container_id}"
 
     def shim_dir(self, container_id: str) -> str:
-        """Runtime files of one running container: the shim's socket. Short, for the 108-byte limit of sun_path."""
+        """Files of one run of a container: the shim's socket, hosts, hostname, resolv.conf. Mode 0700, flat.
+
+        Short, for the 108-byte limit of sun_path.
+        """
         return f"{self.run}/c/{container_id[:32]}"
 
 
