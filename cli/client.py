@@ -45,7 +45,10 @@ class Response:
             self.headers[name.strip().lower()] = value.strip()
 
     def _more(self) -> bool:
-        data = self._sock.recv(65536)
+        try:
+            data = self._sock.recv(65536)
+        except ConnectionResetError as error:
+            raise EngineUnreachable("the engine ended before it had answered") from error
         self._buffer += data
         return bool(data)
 
@@ -145,7 +148,7 @@ class Client:
             response = Response(sock)
             if check and response.status >= 400:
                 raise _error(response)
-        except BrokenPipeError as error:
+        except (BrokenPipeError, ConnectionResetError) as error:
             sock.close()
             raise EngineUnreachable("the engine closed the connection") from error
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import time
@@ -66,7 +67,7 @@ def _start(client: Client, root: str, run: str, host: str) -> None:
         except EngineUnreachable:
             done, _ = os.waitpid(pid, os.WNOHANG)
             if done:
-                _wait_for_the_other(client, log)
+                _wait_for_the_other(client, log, f"{run}/daemon.pid")
                 return
             time.sleep(0.005)
         else:
@@ -78,10 +79,25 @@ def _start(client: Client, root: str, run: str, host: str) -> None:
     )
 
 
-def _wait_for_the_other(client: Client, log: str) -> None:
+def is_locked(lock: str) -> bool:
+    """Whether a daemon holds its lock, which the kernel takes from a process that ends (a zombie's pid lives on)."""
+    try:
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _wait_for_the_other(client: Client, log: str, lock: str) -> None:
     """Our daemon ended: either another one won the race to start, and answers soon, or it cannot start at all."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
+    deadline = time.monotonic() + START_LIMIT
+    while is_locked(lock) and time.monotonic() < deadline:
         try:
             client.connect().close()
         except EngineUnreachable:

@@ -120,16 +120,19 @@ class Live:
 
     def _draw(self, now: float) -> None:
         self._last = now
-        size = os.get_terminal_size(sys.stderr.fileno())
+        width, height = (
+            given or usual
+            for given, usual in zip(os.get_terminal_size(sys.stderr.fileno()), (80, 24), strict=True)
+        )
         done = sum(1 for row in self._rows.values() if row[0] != "working")
         names = list(self._rows)
-        hidden = max(0, len(names) - (size.lines - 3))
+        hidden = max(0, len(names) - (height - 3))
         if hidden:  # what has ended scrolls away first
             names.sort(key=lambda name: self._rows[name][0] != "working")
             names = names[: len(names) - hidden]
         lines = [
             f"[+] {self._title} {done}/{len(self._rows)}",
-            *(self._row(name, now, size.columns) for name in names),
+            *(self._row(name, now, width) for name in names),
         ]
         if hidden:
             lines.append(f"   … {hidden} more")

@@ -12,32 +12,39 @@ import tty as raw
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pystack.cli.client import Client, EngineUnreachable
+from pystack.cli.client import ApiError, Client, EngineUnreachable
 
 
 @contextmanager
 def raw_mode(fd: int) -> Iterator[None]:
     """The terminal passes every key on, until the end."""
     before = termios.tcgetattr(fd)
-    raw.setraw(fd)
+    raw.setraw(fd, termios.TCSANOW)  # what was typed ahead is kept
     try:
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
+def window_size() -> list[int]:
+    """[rows, columns] of the user's terminal, as the API's ConsoleSize; [0, 0] without one."""
+    if not sys.stdin.isatty():
+        return [0, 0]
+    size = os.get_terminal_size(sys.stdin.fileno())
+    return [size.lines, size.columns]
+
+
 def watch_size(resize: Callable[[int, int], None]) -> None:
-    """Call `resize(rows, columns)` now and whenever the window changes."""
+    """Call `resize(rows, columns)` whenever the window changes; the first size goes with the request to start."""
 
     def changed(*_: object) -> None:
         size = os.get_terminal_size(sys.stdin.fileno())
         try:
             resize(size.lines, size.columns)
-        except (OSError, EngineUnreachable):
+        except (OSError, EngineUnreachable, ApiError):
             return  # the program has ended, or the engine has: the main stream tells
 
     signal.signal(signal.SIGWINCH, changed)
-    changed()
 
 
 def join(sock: socket.socket, early: bytes, *, stdin: bool, tty: bool) -> None:

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from pystack.cli.client import Client, EngineUnreachable
-from pystack.cli.instance import locations
+from pystack.cli.instance import is_locked, locations
 from pystack.cli.output import fail, note
 
 #: Seconds within which a daemon that was told to stop must be gone.
@@ -18,7 +18,7 @@ STOP_LIMIT = 30.0
 def run(options: Any) -> int:
     root, run_dir, host = locations()
     if options.stop:
-        return _stop(Client(host))
+        return _stop(Client(host), f"{run_dir}/daemon.pid")
     if options.status:
         return _status(Client(host))
     if os.geteuid() != 0:
@@ -35,7 +35,7 @@ def run(options: Any) -> int:
     return 0
 
 
-def _stop(client: Client) -> int:
+def _stop(client: Client, lock: str) -> int:
     try:
         pid = client.get("/daemon")["pid"]
         client.post("/daemon/stop")
@@ -47,7 +47,7 @@ def _stop(client: Client) -> int:
         try:
             client.connect().close()
         except EngineUnreachable:
-            if not os.path.exists(f"/proc/{pid}"):
+            if not is_locked(lock):
                 note("the daemon has stopped; containers go on")
                 return 0
         time.sleep(0.01)

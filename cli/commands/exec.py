@@ -19,6 +19,8 @@ def run(options: Any) -> int:
     container = container_of(client, project, options.service, options.index)
     tty = not options.no_tty and not options.detach and sys.stdin.isatty() and sys.stdout.isatty()
     attach = not options.detach
+    from pystack.cli.terminal import attached, window_size
+
     created = client.post(
         f"/containers/{container['Id']}/exec",
         {
@@ -28,6 +30,7 @@ def run(options: Any) -> int:
             "WorkingDir": options.workdir or "",
             "Privileged": options.privileged,
             "Tty": tty,
+            "ConsoleSize": window_size() if tty else None,
             "AttachStdin": attach,
             "AttachStdout": attach,
             "AttachStderr": attach,
@@ -37,8 +40,6 @@ def run(options: Any) -> int:
     if options.detach:
         client.request("POST", start, {"Detach": True, "Tty": False}).close()
         return 0
-    from pystack.cli.terminal import attached
-
     resize = f"/exec/{created['Id']}/resize"
     attached(
         client, start, {"Detach": False, "Tty": tty}, stdin=True, tty=tty, resize=resize, started=lambda: None
