@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from typing import TextIO
@@ -30,6 +31,8 @@ from pystack.model.names import Instance
 log = logging.getLogger("pystack.daemon")
 
 _SD_FIRST_FD = 3
+#: Seconds that a daemon which is ending may hold its lock; one that serves answers before.
+_LOCK_LIMIT = 10.0
 
 
 def instance_of_environment() -> Instance:
@@ -96,14 +99,12 @@ def _lock(instance: Instance) -> Iterator[None]:
     path = f"{instance.run}/daemon.pid"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _acquired(handle, instance.socket):
             pid = os.read(handle, 32).decode(errors="replace").strip() or "?"
             raise Conflict(
                 f"cannot start the daemon: one with pid {pid} serves {instance.root} already",
                 hint="pystack daemon --stop",
-            ) from None
+            )
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         os.fchmod(handle, 0o644)
@@ -111,6 +112,25 @@ def _lock(instance: Instance) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _acquired(handle: int, socket_path: str) -> bool:
+    """Take the lock. False when one that holds it answers, or does not let go of it: one that ends does, soon."""
+    deadline = time.monotonic() + _LOCK_LIMIT
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline or _answers(socket_path):
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        return client.connect_ex(path) == 0
 
 
 def _sockets(instance: Instance, stack: contextlib.AsyncExitStack) -> list[socket.socket]:

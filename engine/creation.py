@@ -29,6 +29,9 @@ from pystack.model.states import ContainerState
 
 log = logging.getLogger(__name__)
 
+#: How often a removal by force kills a container that somebody keeps starting.
+_FORCE_TRIES = 10
+
 
 class Creation:
     def __init__(self, services: Services, lifecycle: Lifecycle) -> None:
@@ -128,27 +131,34 @@ class Creation:
         """Conflict when it runs and `force` is not given, or when it is being removed already."""
         if container.record.removing and container.lock.locked():
             raise Conflict(f"removal of container {container.name} is already in progress")
-        if force:
-            await self._stop_hard(container)
-        async with container.lock:
-            if self._services.registry.find(container.id) is None:
-                if force:
-                    return  # --rm was faster: it is gone, as was wanted
-                raise NotFound(f"No such container: {container.name}")
+        for _ in range(_FORCE_TRIES):
+            if force:
+                await self._stop_hard(container)
+            async with container.lock:
+                if force and (container.running or container.record.state is ContainerState.RESTARTING):
+                    continue  # somebody has started it in between
+                if self._services.registry.find(container.id) is None:
+                    if force:
+                        return  # --rm was faster: it is gone, as was wanted
+                    raise NotFound(f"No such container: {container.name}")
+                _refuse_live(container)
+                await self._remove(container, volumes=volumes)
+                break
+        else:
             _refuse_live(container)
-            container.cancel_backoff()
-            await self._services.registry.amend(
-                container,
-                removing=True,
-                remove_volumes=volumes,
-                state=ContainerState.REMOVING,
-            )
-            failpoint("engine.remove.intent")
-            if container.leftovers:
-                await self._lifecycle.release_leftovers(container)
-            await self._delete(container, volumes=volumes)
         container.notify_removed()
         self._services.publish(container, "destroy")
+
+    async def _remove(self, container: Container, *, volumes: bool) -> None:
+        """The lock is held, and it does not run."""
+        container.cancel_backoff()
+        await self._services.registry.amend(
+            container, removing=True, remove_volumes=volumes, state=ContainerState.REMOVING
+        )
+        failpoint("engine.remove.intent")
+        if container.leftovers:
+            await self._lifecycle.release_leftovers(container)
+        await self._delete(container, volumes=volumes)
 
     async def _stop_hard(self, container: Container) -> None:
         """Kill it if it runs, and end a restart that is due; somebody else may be faster."""

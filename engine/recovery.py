@@ -15,12 +15,12 @@ from dataclasses import replace
 from pystack.engine import clock
 from pystack.engine.container import Container
 from pystack.engine.creation import Creation
-from pystack.engine.lifecycle import Lifecycle, lost_record, read_exit_record
+from pystack.engine.lifecycle import DRAIN, SIGKILL, Lifecycle, lost_record, read_exit_record
 from pystack.engine.ports import ShimPort
 from pystack.engine.restarts import FIRST_DELAY, wanted_at_boot
 from pystack.engine.services import Services
 from pystack.kernel.rootpath import remove_tree
-from pystack.model.errors import PystackError
+from pystack.model.errors import Conflict, PystackError
 from pystack.model.names import ID
 from pystack.model.observed import NEVER
 from pystack.model.states import ContainerState
@@ -84,6 +84,8 @@ class Recovery:
     async def _recover(self, container: Container, shim: ShimPort | None) -> None:
         async with container.lock:
             record = container.record
+            if record.removing or record.starting:
+                await self._end_run(container)
             if record.removing:
                 log.info("finish the removal of container %s", container.name)
                 await self._creation.finish_removal(container)
@@ -97,6 +99,20 @@ class Recovery:
                 self._lifecycle.plan_restart(container, FIRST_DELAY)
             else:
                 await self._at_rest(container)
+
+    async def _end_run(self, container: Container) -> None:
+        """End a run that is undone. Its shim has written all that it writes when this returns."""
+        shim = await self._reconnect(container.shim_socket)
+        if shim is None:
+            return
+        try:
+            self._services.cgroups.kill(container.id)  # also thaws: a frozen process takes no signal
+            await shim.signal(SIGKILL)
+        except Conflict:
+            pass  # it has ended by itself
+        finally:
+            await asyncio.wait({shim.closed}, timeout=DRAIN)
+            shim.close()
 
     async def _adopt(self, container: Container, shim: ShimPort) -> None:
         age = (clock.now_ns() - clock.parse_ns(container.record.started_at)) / 1e9

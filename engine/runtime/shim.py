@@ -102,6 +102,7 @@ class Shim:
                 self._listener.bind(address)
         finally:
             os.umask(umask)
+        self._inode = os.lstat(path).st_ino
         self._listener.listen(64)
         self._listener.setblocking(False)
         self.poller.watch(self._listener.fileno(), self._on_connection)
@@ -197,9 +198,18 @@ class Shim:
             self._log = None
         self.poller.forget(self._listener.fileno())
         self._listener.close()
-        os.unlink(self.bundle["socket"])
+        self._remove_socket()
         failpoint("shim.socket.removed")
         self._tell({"event": "closed"})
+
+    def _remove_socket(self) -> None:
+        """Unless a daemon that undid this run has: the name may belong to the next run's shim by now."""
+        path = self.bundle["socket"]
+        try:
+            if os.lstat(path).st_ino == self._inode:
+                os.unlink(path)
+        except FileNotFoundError:
+            return
 
     def _tell(self, event: wire.Message) -> None:
         for watcher in list(self._watchers.values()):

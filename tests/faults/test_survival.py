@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ name: survivor
 services:
   counter:
     image: host.local/base
-    command: ["python3", "-u", "-c", {code!r}]
+    command: ["python3", "-u", "-c", {code}]
     restart: always
   web:
     image: host.local/base
@@ -36,7 +37,7 @@ VICTIMS = ("daemon", "launcher", "both")
 
 @pytest.fixture
 def stack(tmp_path: Path) -> str:
-    return str(write_stack(tmp_path / "stack.yml", STACK.format(code=COUNTER)))
+    return str(write_stack(tmp_path / "stack.yml", STACK.format(code=json.dumps(COUNTER))))
 
 
 def kill(engine: Engine, victim: str) -> None:

@@ -1,0 +1,60 @@
+"""Orphans are reaped at once, as under a real init, so that the oracle need not wait for this machine's; a summary."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PR_SET_CHILD_SUBREAPER = 36
+#: Lines that tests add and the end of the run shows.
+SUMMARY = pytest.StashKey[list[str]]()
+
+
+def _reap() -> None:
+    """Reap daemons, launchers and shims whose parent has ended: they lead a session; what tests started is in ours."""
+    for path in Path("/proc/self/task").glob("*/children"):
+        for pid in path.read_text().split():
+            try:
+                state, _, _, session = (
+                    Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split(maxsplit=4)[:4]
+                )
+                if state == "Z" and session == pid:
+                    os.waitpid(int(pid), os.WNOHANG)
+            except (OSError, ValueError):
+                continue
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reaper() -> Iterator[None]:
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(0.02):
+            _reap()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.fixture(scope="session")
+def summary(pytestconfig: pytest.Config) -> list[str]:
+    return pytestconfig.stash.setdefault(SUMMARY, [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    found = config.stash.get(SUMMARY, [])
+    if found:
+        terminalreporter.section("failpoints")
+        for line in found:
+            terminalreporter.write_line(line)
