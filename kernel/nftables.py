@@ -10,9 +10,11 @@ import ctypes
 import functools
 import shutil
 import subprocess
+from collections.abc import Mapping
 from ctypes import c_char_p, c_int, c_uint32, c_void_p
 
 from pystack.kernel.failpoints import failpoint
+from pystack.kernel.nftcounts import TableCounts
 from pystack.model.errors import EngineError
 
 _SONAME = "libnftables.so.1"
@@ -44,6 +46,7 @@ class Nft:
 
     def __init__(self) -> None:
         self._context: int | None = None
+        self._counts = TableCounts()
 
     def run(self, commands: str) -> str:
         """Carry out all commands or none; what they print. EngineError when nftables refuses."""
@@ -52,8 +55,13 @@ class Nft:
         failpoint("network.nft.applied")
         return output
 
+    def counts_are(self, table: str, rules: Mapping[str, int], elements: Mapping[str, int]) -> bool:
+        """Whether an inet table has so many rules in each chain and elements in each set. OSError, see `nftcounts`."""
+        return self._counts.are(table, rules, elements)
+
     def close(self) -> None:
-        """Free the library's context (idempotent)."""
+        """Free the library's context and the socket (idempotent)."""
+        self._counts.close()
         library = _library()
         if self._context is not None and library is not None:
             library.nft_ctx_free(self._context)

@@ -50,6 +50,23 @@ def write_if_known(name: str, value: str) -> bool:
     return True
 
 
+def replace(name: str, old: str, new: str) -> None:
+    """Set it to `new` where it is `old` and the kernel has it: one file, opened once."""
+    try:
+        fd = _open(name, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        if os.read(fd, 4096).decode().strip() == old:
+            os.write(fd, new.encode())
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot set to {new!r}: {error.strerror}", f"/proc/sys/net/{name}"
+        ) from error
+    finally:
+        os.close(fd)
+
+
 def get(name: str, default: str) -> str:
     """The value, or `default` where the kernel has no such setting."""
     try:

@@ -12,9 +12,11 @@ import logging
 import os
 import random
 import secrets
+import select
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pystack.kernel import netns
@@ -49,8 +51,25 @@ class _Client:
     connections: int = 0
 
 
-def _open_sockets() -> tuple[socket.socket, socket.socket]:
-    """Inside the container's namespace: the two sockets."""
+Sockets = tuple[socket.socket, socket.socket]
+
+
+def open_sockets() -> Sockets:
+    """Inside the container's namespace, with its lo up: the two sockets. EngineError when port 53 is taken."""
+    try:
+        return _bind_both()
+    except OSError as error:
+        hint = (
+            "another DNS server in the container listens on every address"
+            if error.errno == errno.EADDRINUSE
+            else None
+        )
+        raise EngineError(
+            f"cannot serve DNS on {EMBEDDED}:53 in the container: {error.strerror}", hint=hint
+        ) from error
+
+
+def _bind_both() -> Sockets:
     kind = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | kind)
     try:
@@ -76,28 +95,24 @@ class DnsServer:
         self._zones, self._host_servers = zones, host_servers
         self._clients: dict[str, _Client] = {}
         self._forwarding = 0
+        # One epoll of our own in the loop's: to add a socket is one system call, and two for each container add up.
+        self._epoll: select.epoll | None = None
+        self._ready: dict[int, Callable[[], None]] = {}  # by file descriptor
 
     def bind(self, container_id: str, netns_fd: int, servers: Sequence[str]) -> None:
-        """Serve a container (idempotent). `servers` are its `dns:`, () = the host's. EngineError when 53 is taken."""
+        """Serve a container that is there already (idempotent). EngineError when its port 53 is taken."""
         self.unbind(container_id)
-        try:
-            udp, tcp = netns.run_in(netns_fd, _open_sockets)
-        except OSError as error:
-            hint = (
-                "another DNS server in the container listens on every address"
-                if error.errno == errno.EADDRINUSE
-                else None
-            )
-            raise EngineError(
-                f"cannot serve DNS on {EMBEDDED}:53 in the container: {error.strerror}", hint=hint
-            ) from error
+        self.serve(container_id, netns.run_in(netns_fd, open_sockets), netns_fd, servers)
+
+    def serve(self, container_id: str, sockets: Sockets, netns_fd: int, servers: Sequence[str]) -> None:
+        """Answer on its `open_sockets`, which are the server's from now on. `servers` are its `dns:`, () = the host's."""
+        udp, tcp = sockets
         client = _Client(container_id=container_id, udp=udp, tcp=tcp, servers=tuple(servers))
         if any(is_loopback(server) for server in servers):
             client.netns_fd = os.dup(netns_fd)
         self._clients[container_id] = client
-        loop = asyncio.get_running_loop()
-        loop.add_reader(udp.fileno(), self._on_datagram, client)
-        loop.add_reader(tcp.fileno(), self._on_connection, client)
+        self._watch(udp.fileno(), partial(self._on_datagram, client))
+        self._watch(tcp.fileno(), partial(self._on_connection, client))
         failpoint("network.dns.bound")
 
     def is_bound(self, container_id: str) -> bool:
@@ -108,12 +123,11 @@ class DnsServer:
         client = self._clients.pop(container_id, None)
         if client is None:
             return
-        loop = asyncio.get_running_loop()
         for task in client.tasks:
             task.cancel()
         for held in (client.udp, client.tcp):
-            loop.remove_reader(held.fileno())
-            held.close()
+            del self._ready[held.fileno()]
+            held.close()  # which takes it out of the epoll, too: nobody else has the socket
         if client.netns_fd >= 0:
             os.close(client.netns_fd)
             client.netns_fd = -1
@@ -121,6 +135,23 @@ class DnsServer:
     def close(self) -> None:
         for container_id in tuple(self._clients):
             self.unbind(container_id)
+        if self._epoll is not None:
+            asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._epoll = None
+
+    def _watch(self, fd: int, ready: Callable[[], None]) -> None:
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._dispatch, self._epoll)
+        self._ready[fd] = ready
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _dispatch(self, epoll: select.epoll) -> None:
+        for fd, _ in epoll.poll(0, 64):
+            ready = self._ready.get(fd)
+            if ready is not None:  # a callback before this one may have ended it
+                ready()
 
     # -- UDP -------------------------------------------------------------------------------------------------------
 

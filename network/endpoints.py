@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
+from typing import TypeVar
 
 from pystack.kernel import netns, rtnetlink, sysctl
 from pystack.kernel.failpoints import failpoint
@@ -17,6 +18,7 @@ from pystack.model.errors import EngineError
 from pystack.network.bridge import Bridges
 from pystack.network.records import Attachment
 
+_T = TypeVar("_T")
 _GONE = frozenset({errno.ENODEV, errno.ESRCH, errno.ENOENT})
 
 #: (setting, the kernel's value, Docker's): any user may bind low ports and ping. One that a container's `sysctls`
@@ -62,8 +64,7 @@ def configure(attachments: Sequence[Attachment], *, gateway: Attachment | None, 
     """Inside the namespace: settings, addresses, routes, links up. `first`: the namespace is new."""
     if first:
         for name, kernel, ours in _NAMESPACE_SETTINGS:
-            if sysctl.get(name, kernel) == kernel:
-                sysctl.write_if_known(name, ours)
+            sysctl.replace(name, kernel, ours)
     messages = [rtnetlink.link_up(1)] if first else []
     late: list[rtnetlink.Message] = []
     for attachment in attachments:
@@ -108,12 +109,27 @@ def remove_link(attachment: Attachment) -> None:
     failpoint("network.endpoint.removed")
 
 
-def wire(bridges: Bridges, attachments: Sequence[Attachment], netns_fd: int, *, hairpin: bool) -> None:
-    """A fresh namespace's whole network, from lo to the default route. EngineError says which step failed."""
+def wire(
+    bridges: Bridges,
+    attachments: Sequence[Attachment],
+    netns_fd: int,
+    *,
+    hairpin: bool,
+    then: Callable[[], _T],
+) -> _T:
+    """A fresh namespace's whole network, from lo to the default route, and what `then` makes inside.
+
+    EngineError says which step failed.
+    """
+    gateway = gateway_of(attachments)
+
+    def inside() -> _T:
+        configure(attachments, gateway=gateway, first=True)
+        return then()
+
     try:
         add_links(bridges, attachments, netns_fd, hairpin=hairpin)
-        gateway = gateway_of(attachments)
-        netns.run_in(netns_fd, lambda: configure(attachments, gateway=gateway, first=True))
+        return netns.run_in(netns_fd, inside)
     except OSError as error:
         raise EngineError(f"cannot wire the container's network: {error}") from error
 

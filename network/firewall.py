@@ -1,14 +1,17 @@
 """The engine's nftables table: bridges and published ports in, one atomic transaction out. Default closed.
 
 The rules are written once; sets and maps carry what changes. The whole table can be rendered from memory at any time,
-so a flush by someone else is mended by one call. Only traffic from, to or published for the engine's own bridges is
+so a flush by someone else is mended by one call; published ports that are asked for in one turn of the event loop are
+one transaction. Only traffic from, to or published for the engine's own bridges is
 judged, with two exceptions that protect loopback addresses and a host on which the engine turned forwarding on.
 Source: nft(8), https://wiki.nftables.org (netfilter hooks and priorities).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -125,6 +128,15 @@ chain entering { type filter hook input priority filter; policy accept;
 """
 
 
+_SET_NAMES = tuple(re.findall(r"^(?:set|map) (\w+) ", _sets(), re.MULTILINE))
+#: chain -> how many rules it has
+_RULE_COUNTS = {
+    name: sum(1 for line in body.splitlines() if line.startswith("  "))
+    for name, body in re.findall(r"^chain (\w+) \{(.*?)^\}", _CHAINS, re.MULTILINE | re.DOTALL)
+}
+_Key = tuple[str, str]  # (map, key)
+
+
 class Firewall:
     """One table of the engine. Every change is applied to the kernel and remembered, or neither."""
 
@@ -134,40 +146,60 @@ class Firewall:
         self._forwards: dict[str, tuple[Forward, ...]] = {}  # by container id
         self._uplinks: tuple[str, ...] = ()
         self._made = False
+        self._led: dict[_Key, str] = {}  # the ports that the kernel has
+        self._asked: dict[
+            _Key, str
+        ] = {}  # what shall change at the end of this turn of the loop, "" = end it
+        self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def made(self) -> bool:
+        """Whether the kernel has the table, as far as this engine knows."""
         return self._made
+
+    @property
+    def has_bridges(self) -> bool:
+        return bool(self._bridges)
 
     def assert_all(self) -> None:
         """Make the kernel's table exactly what is remembered, in one transaction, whatever it is now."""
+        self._made = False
         self._nft.run(self.render())
         self._made = True
+        self._led = {(name, key): data for f in self._all_forwards() for name, key, data in (f.element(),)}
+        self._asked.clear()
 
     def render(self) -> str:
         """The whole table as a transaction that replaces it."""
         table = f"inet {self._table}"
         # `add` before `delete`: deleting a table that does not exist would fail the transaction.
         parts = [f"add table {table}", f"delete table {table}", f"table {table} {{\n{_sets()}\n{_CHAINS}}}"]
-        elements: list[tuple[str, str]] = []
-        for rules in self._bridges.values():
-            elements += _bridge_elements(rules)
-        elements += [("uplinks", f'"{name}"') for name in self._uplinks]
-        for forwards in self._forwards.values():
-            elements += _port_elements(forwards)
-        parts += self._commands("add", elements)
+        parts += self._commands("add", self._elements())
         return "\n".join(parts)
+
+    def is_intact(self) -> bool:
+        """Whether the kernel's table has every rule and element, by number. Cheap while nobody changes any table."""
+        if not self._made:
+            return True
+        expected = dict.fromkeys(_SET_NAMES, 0) | {"uplinks": len(self._uplinks)}
+        for rules in self._bridges.values():
+            for name, _ in _bridge_elements(rules):
+                expected[name] += 1
+        for name, _ in self._led:
+            expected[name] += 1
+        return self._nft.counts_are(self._table, _RULE_COUNTS, expected)
 
     def destroy(self) -> None:
         """Remove the table (idempotent)."""
         self._nft.run(f"add table inet {self._table}\ndelete table inet {self._table}")
         self._made = False
+        self._led.clear()
 
     def add_bridge(self, rules: BridgeRules) -> None:
         """Before the bridge has ports: until then its containers would be open."""
         self._bridges[rules.bridge] = rules
         try:
-            self._change("add", _bridge_elements(rules))
+            self._commit(self._commands("add", _bridge_elements(rules)))
         except EngineError:
             del self._bridges[rules.bridge]
             raise
@@ -176,27 +208,27 @@ class Firewall:
         """After the bridge is gone (idempotent)."""
         rules = self._bridges.pop(bridge, None)
         if rules is not None:
-            self._change("delete", _bridge_elements(rules))
+            self._commit(self._commands("delete", _bridge_elements(rules)))
 
-    def publish(self, container_id: str, forwards: Sequence[Forward]) -> None:
-        """Lead host ports to a container; replaces what it had."""
-        self.unpublish(container_id)
-        if not forwards:
+    async def publish(self, container_id: str, forwards: Sequence[Forward]) -> None:
+        """Lead host ports to a container; replaces what it had. Returns when the kernel does so."""
+        had, has = self._forwards.pop(container_id, ()), tuple(forwards)
+        if has:
+            self._forwards[container_id] = has
+        if had == has:
             return
-        self._forwards[container_id] = tuple(forwards)
+        self._ask(had, has)
         try:
-            self._change("add", _port_elements(forwards))
+            await self._end_of_turn()
         except EngineError:
-            del self._forwards[container_id]
+            self._forwards.pop(container_id, None)
+            self._ask(has, ())
             raise
-        self._forget(forwards)
+        self._forget((*had, *has))
 
-    def unpublish(self, container_id: str) -> None:
+    async def unpublish(self, container_id: str) -> None:
         """Idempotent."""
-        forwards = self._forwards.pop(container_id, ())
-        if forwards:
-            self._change("delete", _port_elements(forwards))
-            self._forget(forwards)
+        await self.publish(container_id, ())
 
     def restore(self, bridges: Iterable[BridgeRules], forwards: dict[str, tuple[Forward, ...]]) -> None:
         """Take over what a daemon before this one had made; `assert_all` brings it to the kernel."""
@@ -217,13 +249,67 @@ class Firewall:
         except OSError as error:
             log.warning("cannot forget old UDP flows to ports %s: %s", sorted(udp), error)
 
-    def _change(self, verb: str, elements: list[tuple[str, str]]) -> None:
-        """Add or delete elements; if the table is not as remembered, all of it is made anew."""
+    # -- one transaction for all ports of a turn ---------------------------------------------------------------------
+
+    def _ask(self, had: Iterable[Forward], has: Iterable[Forward]) -> None:
+        for forward in had:
+            name, key, _ = forward.element()
+            self._asked[name, key] = ""
+        for forward in has:
+            name, key, data = forward.element()
+            self._asked[name, key] = data
+
+    async def _end_of_turn(self) -> None:
+        """Wait until all that was asked for is in the kernel. EngineError when it cannot be."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._flush)
+        # A future each: whoever is cancelled does not take the others along.
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(waiter)
+        await waiter
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        failed: EngineError | None = None
+        try:
+            self._apply_asked()
+        except EngineError as error:
+            failed = error
+        for waiter in waiting:
+            if waiter.done():
+                continue
+            if failed is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(EngineError(str(failed), hint=failed.hint))
+
+    def _apply_asked(self) -> None:
+        asked, self._asked = self._asked, {}
+        if not self._made and not self._bridges:
+            return  # the table is gone, and the ports with it
+        now = {at: self._led.get(at, "") for at in asked}
+        gone = [(name, key) for (name, key), data in now.items() if data and data != asked[name, key]]
+        come = [
+            (name, f"{key} : {data}")
+            for (name, key), data in asked.items()
+            if data and data != now[name, key]
+        ]
+        if gone or come:
+            self._commit([*self._commands("delete", gone), *self._commands("add", come)])
+        for at, data in asked.items():
+            if data:
+                self._led[at] = data
+            else:
+                self._led.pop(at, None)
+
+    def _commit(self, commands: list[str]) -> None:
+        """Carry out changes; if the table is not as remembered, all of it is made anew."""
         if not self._made:
             self.assert_all()
             return
         try:
-            self._nft.run("\n".join(self._commands(verb, elements)))
+            self._nft.run("\n".join(commands))
         except EngineError as error:
             log.warning("the firewall table was changed by someone else, writing it anew: %s", error)
             self.assert_all()
@@ -231,13 +317,23 @@ class Firewall:
     def _commands(self, verb: str, elements: Iterable[tuple[str, str]]) -> list[str]:
         grouped: dict[str, list[str]] = {}
         for name, element in elements:
-            if verb == "delete":
-                element = element.partition(" : ")[0]  # noqa: PLW2901 - a key is enough
             grouped.setdefault(name, []).append(element)
         return [
             f"{verb} element inet {self._table} {name} {{ {', '.join(items)} }}"
             for name, items in grouped.items()
         ]
+
+    def _all_forwards(self) -> Iterable[Forward]:
+        return (forward for forwards in self._forwards.values() for forward in forwards)
+
+    def _elements(self) -> list[tuple[str, str]]:
+        """(set or map, element in nft's words) of everything remembered."""
+        elements = [element for rules in self._bridges.values() for element in _bridge_elements(rules)]
+        elements += [("uplinks", f'"{name}"') for name in self._uplinks]
+        for forward in self._all_forwards():
+            name, key, data = forward.element()
+            elements.append((name, f"{key} : {data}"))
+        return elements
 
 
 def _bridge_elements(rules: BridgeRules) -> list[tuple[str, str]]:
@@ -253,7 +349,3 @@ def _bridge_elements(rules: BridgeRules) -> list[tuple[str, str]]:
         if rules.masquerade and not rules.internal:
             elements.append((f"masq{family}", subnet))
     return elements
-
-
-def _port_elements(forwards: Iterable[Forward]) -> list[tuple[str, str]]:
-    return [(name, f"{key} : {data}") for name, key, data in (forward.element() for forward in forwards)]

@@ -30,6 +30,11 @@ class Forwarder:
     def uplinks(self) -> tuple[str, ...]:
         return self._record.uplinks if self._record else ()
 
+    @property
+    def turned_on(self) -> bool:
+        """Whether IPv4 forwarding is on because of this engine."""
+        return self._record is not None
+
     def load(self) -> None:
         """Read the record. One of an earlier boot says nothing about this one."""
         text = self._documents.get(KEY)

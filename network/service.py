@@ -24,7 +24,7 @@ from pystack.model.names import Instance
 from pystack.model.observed import NetworkView
 from pystack.network import bridge, endpoints, forwarding
 from pystack.network.bridge import Bridges
-from pystack.network.dns import DnsServer
+from pystack.network.dns import DnsServer, open_sockets
 from pystack.network.firewall import Firewall, Forward
 from pystack.network.forwarding import Forwarder
 from pystack.network.hosts import HostResolver
@@ -40,6 +40,10 @@ __all__ = ["CreatedNetwork", "NetworkService", "Sandbox", "SandboxRequest"]
 log = logging.getLogger(__name__)
 
 Publish = Callable[[str, str, str, Mapping[str, str]], object]
+
+
+def _nothing() -> None:
+    """What is opened in the namespace of a container without embedded DNS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,21 +142,17 @@ class NetworkService:
     async def create(self, spec: NetworkSpec) -> CreatedNetwork:
         """A bridge network, ready for use when this returns. InvalidInput, Conflict, Forbidden as Docker."""
         async with self._changing:
-            with bridge.choosing_subnets():
-                state, warnings = self._registry.draft(spec)
-                self._registry.add(state)
-                try:
-                    self._ensure(state)
-                except BaseException:
-                    self._registry.discard(state)
-                    self._undo(state)
-                    raise
+            state: NetworkState | None = None
             try:
+                with bridge.choosing_subnets():
+                    state, warnings = self._registry.draft(spec)
+                    self._registry.add(state)
+                    self._ensure(state)
                 await self._forwarder.keep()
                 await self._registry.keep(state)
             except BaseException:
-                self._registry.discard(state)
-                self._undo(state)
+                if state is not None:
+                    await self._undo(state)
                 raise
             failpoint("network.created")
         self._enter_zone(state)
@@ -174,6 +174,7 @@ class NetworkService:
             self._bridges.forget(state.record.bridge)
             await asyncio.to_thread(bridge.delete_bridge, state.record.bridge)
             self._firewall.remove_bridge(state.record.bridge)
+            await self._wind_down()
         self._zones.remove_network(state.id)
         self._event("destroy", state)
 
@@ -225,17 +226,24 @@ class NetworkService:
         """Make the prepared network real in the container's fresh namespace (borrowed fd). Nothing for mode host."""
         if sandbox.mode == "host":
             return
-        endpoints.wire(self._bridges, sandbox.attachments, netns_fd, hairpin=forwarding.frames_are_filtered())
-        self._bind_dns(sandbox, netns_fd)
+        sockets = endpoints.wire(
+            self._bridges,
+            sandbox.attachments,
+            netns_fd,
+            hairpin=forwarding.frames_are_filtered(),
+            then=open_sockets if sandbox.embedded_dns else _nothing,
+        )
+        if sockets is not None:
+            self._dns.serve(sandbox.container_id, sockets, netns_fd, sandbox.dns)
         self._zones.add(sandbox)
-        self._firewall.publish(sandbox.container_id, self._forwards(sandbox))
+        await self._firewall.publish(sandbox.container_id, self._forwards(sandbox))
         for attachment in sandbox.attachments:
             self._endpoint_event("connect", attachment, sandbox.container_id)
         failpoint("network.sandbox.wired")
 
     async def release(self, container_id: str) -> None:
         """Give back ports, names and addresses (idempotent). Links end with the namespace, which this lets go of."""
-        self._firewall.unpublish(container_id)
+        await self._firewall.unpublish(container_id)
         self._dns.unbind(container_id)
         self._zones.remove(container_id)
         self._ports.release(container_id)
@@ -343,10 +351,30 @@ class NetworkService:
         except EngineError as error:
             log.warning("network %s does not work: %s", state.name, error)
 
-    def _undo(self, state: NetworkState) -> None:
-        """Take a network out of the kernel (idempotent)."""
+    async def _undo(self, state: NetworkState) -> None:
+        """Take a network that could not be created out of memory and kernel (idempotent)."""
+        self._registry.discard(state)
         self._bridges.remove([state.record.bridge])
         self._firewall.remove_bridge(state.record.bridge)
+        await self._wind_down()
+
+    async def _wind_down(self) -> None:
+        """With the last bridge go the table and the forwarding that was turned on for it; they come with the next one.
+
+        Forwarding stays while any other bridge may rely on it, and the table with it: it keeps the host from forwarding
+        what it did not forward before.
+        """
+        if self._firewall.has_bridges:
+            return
+        if self._forwarder.turned_on:
+            if any(link.kind == "bridge" for link in self._bridges.links()):
+                return
+            await self._forwarder.restore()
+        # Somebody may have made a bridge meanwhile, and turned forwarding on again.
+        if not self._firewall.has_bridges and self._firewall.made:
+            self._firewall.set_uplinks(())
+            self._firewall.destroy()
+            failpoint("network.table.removed")
 
     async def _keep_bridge(self, state: NetworkState) -> None:
         """Make a predefined bridge's subnet durable before anybody is told of it."""
@@ -472,7 +500,7 @@ class NetworkService:
             after = self._reserve_ports(after)
         self._remember(after)
         self._zones.add(after)
-        self._firewall.publish(after.container_id, self._forwards(after))
+        await self._firewall.publish(after.container_id, self._forwards(after))
         self._endpoint_event(action, attachment, after.container_id)
         return after
 

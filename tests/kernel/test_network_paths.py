@@ -672,6 +672,9 @@ async def test_udp_clients_that_never_stop_reach_the_new_container(tmp_path):
         await loop.sock_connect(client, ("192.0.2.1", 5353))
 
         async def answer():
+            with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+                while client.recv(100):  # late answers to a question that was repeated on a busy machine
+                    pass
             for _ in range(20):
                 try:
                     async with asyncio.timeout(0.3):

@@ -1,5 +1,7 @@
 """Firewall text, port bindings and records: what goes to the kernel and to the store, without either."""
 
+import asyncio
+
 import pytest
 
 from pystack.model.container import NetworkSpec, PortBinding
@@ -31,24 +33,28 @@ def forward(host_ip="0.0.0.0", port=8080, target="10.0.0.2"):
 
 
 def test_changes_are_elements_and_a_foreign_change_is_mended_by_the_whole_table():
+    asyncio.run(_changes())
+
+
+async def _changes():
     nft = Recorder()
     firewall = Firewall("t", nft)
     firewall.add_bridge(BridgeRules(bridge="b0", subnets=("10.0.0.0/24", "fd00::/64")))
     assert nft.commands[-1].startswith("add table inet t\ndelete table inet t\ntable inet t {")
-    firewall.publish("c", [forward(), forward("127.0.0.1", 81), forward("::", 8080, "fd00::2")])
+    await firewall.publish("c", [forward(), forward("127.0.0.1", 81), forward("::", 8080, "fd00::2")])
     assert nft.commands[-1].splitlines() == [
         "add element inet t open4 { 6 . 8080 : 10.0.0.2 . 80 }",
         "add element inet t bound4 { 127.0.0.1 . 6 . 81 : 10.0.0.2 . 80 }",
         "add element inet t open6 { 6 . 8080 : fd00::2 . 80 }",
     ]
     nft.refuse = True
-    firewall.publish("d", [forward(port=90)])
+    await firewall.publish("d", [forward(port=90)])
     assert nft.commands[-1] == firewall.render()
     assert "6 . 90 : 10.0.0.2 . 80" in firewall.render()
-    firewall.unpublish("c")
+    await firewall.unpublish("c")
     assert nft.commands[-1].splitlines()[0] == "delete element inet t open4 { 6 . 8080 }"
     count = len(nft.commands)
-    firewall.unpublish("c")
+    await firewall.unpublish("c")
     firewall.remove_bridge("nix")
     assert len(nft.commands) == count
     firewall.add_bridge(BridgeRules(bridge="b1", subnets=("10.0.1.0/24",), internal=True, icc=False))
@@ -56,6 +62,64 @@ def test_changes_are_elements_and_a_foreign_change_is_mended_by_the_whole_table(
     assert 'internals { "b1" }' in last
     assert "masq4" not in last
     assert "same" not in last
+
+
+def test_a_turn_of_the_loop_is_one_transaction():
+    async def scenario():
+        nft = Recorder()
+        firewall = Firewall("t", nft)
+        firewall.add_bridge(BridgeRules(bridge="b0", subnets=("10.0.0.0/24",)))
+        await asyncio.gather(*(firewall.publish(f"c{n}", [forward(port=n)]) for n in range(1, 51)))
+        assert len(nft.commands) == 2
+        assert nft.commands[-1].count(" : 10.0.0.2 . 80") == 50
+        # a port that changes hands within a turn, and one that ends before it began
+        had, gone = (
+            asyncio.create_task(firewall.unpublish("c1")),
+            asyncio.create_task(firewall.unpublish("c2")),
+        )
+        new = asyncio.create_task(firewall.publish("d", [forward(port=1, target="10.0.0.3")]))
+        short = asyncio.create_task(firewall.publish("e", [forward(port=99)]))
+        await asyncio.sleep(0)
+        end = asyncio.create_task(firewall.unpublish("e"))
+        await asyncio.gather(had, gone, new, short, end)
+        assert nft.commands[2].splitlines() == [
+            "delete element inet t open4 { 6 . 1, 6 . 2 }",
+            "add element inet t open4 { 6 . 1 : 10.0.0.3 . 80, 6 . 99 : 10.0.0.2 . 80 }",
+        ]
+        assert nft.commands[3:] == ["delete element inet t open4 { 6 . 99 }"]
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_port_is_forgotten_and_its_neighbours_are_told():
+    class Refusing(Recorder):
+        def run(self, commands):
+            if "6 . 666" in commands:
+                raise EngineError("cannot change the firewall: no")
+            return super().run(commands)
+
+    async def scenario():
+        firewall = Firewall("t", Refusing())
+        firewall.add_bridge(BridgeRules(bridge="b0", subnets=("10.0.0.0/24",)))
+        await firewall.publish("a", [forward(port=1)])
+        results = await asyncio.gather(
+            firewall.publish("b", [forward(port=666)]),
+            firewall.publish("c", [forward(port=2)]),
+            return_exceptions=True,
+        )
+        assert [str(result) for result in results] == ["cannot change the firewall: no"] * 2
+        await firewall.publish("c", [forward(port=2)])
+        assert "666" not in firewall.render()
+        assert firewall._led == {("open4", "6 . 1"): "10.0.0.2 . 80", ("open4", "6 . 2"): "10.0.0.2 . 80"}
+        cancelled = asyncio.create_task(firewall.publish("d", [forward(port=3)]))
+        other = asyncio.create_task(firewall.publish("e", [forward(port=4)]))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await other
+        assert cancelled.cancelled() or cancelled.cancelling()
+        assert ("open4", "6 . 3") in firewall._led  # until its owner ends it
+
+    asyncio.run(scenario())
 
 
 def test_port_bindings():
