@@ -25,9 +25,16 @@ EPOCH = 1_700_000_000
 
 _BUILD = r"""
 set -eu
-mkdir -p lists/partial cache/archives/partial
-echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://debian.invalid/debian bookworm main" > src.list
-options="-qq -o Dir::Etc::SourceList=$PWD/src.list -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists=$PWD/lists
+mkdir -p lists/partial cache/archives/partial parts
+# The machine's own package sources, asked for source packages.
+for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+    [ ! -e "$file" ] || sed -n 's/^deb /deb-src /p' "$file" >> src.list
+done
+for file in /etc/apt/sources.list.d/*.sources; do
+    [ ! -e "$file" ] || sed 's/^Types:.*/Types: deb-src/' "$file" > "parts/${file##*/}"
+done
+touch src.list
+options="-qq -o Dir::Etc::SourceList=$PWD/src.list -o Dir::Etc::SourceParts=$PWD/parts -o Dir::State::Lists=$PWD/lists
  -o Dir::Cache=$PWD/cache -o APT::Sandbox::User=root"
 apt-get $options update
 apt-get $options source --download-only busybox
@@ -44,7 +51,7 @@ cp busybox ../busybox
 
 def busybox() -> Path:
     """The path of a static busybox with every default applet."""
-    binary = CACHE / "busybox-1.35.0"
+    binary = CACHE / "busybox"
     if not binary.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="busybox-", dir=CACHE) as place:
