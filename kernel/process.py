@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from pystack.kernel import syscalls
 
@@ -89,18 +87,24 @@ def write_self(name: str, value: str) -> None:
         os.close(fd)
 
 
-@contextmanager
-def socket_address(path: str) -> Iterator[str]:
-    """An address for bind(2) or connect(2) that fits in sun_path, however long `path` is."""
-    if len(os.fsencode(path)) <= _SUN_PATH:
-        yield path
-        return
-    directory, name = os.path.split(path)
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}/{name}"
-    finally:
-        os.close(fd)
+class socket_address:  # noqa: N801 - used as a function; contextlib is more than the launcher shall carry
+    """An address for bind(2) or connect(2) that fits in sun_path, however long `path` is: `with … as address`."""
+
+    __slots__ = ("_fd", "_path")
+
+    def __init__(self, path: str) -> None:
+        self._path, self._fd = path, -1
+
+    def __enter__(self) -> str:
+        if len(os.fsencode(self._path)) <= _SUN_PATH:
+            return self._path
+        directory, name = os.path.split(self._path)
+        self._fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return f"/proc/self/fd/{self._fd}/{name}"
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 def sealed_copy(path: str) -> int:

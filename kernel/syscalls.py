@@ -7,11 +7,13 @@ Sources: the man pages of section 2, `include/uapi/linux/{mount,openat2,sched,pr
 
 from __future__ import annotations
 
-import array
 import ctypes
 import os
-from collections.abc import Callable
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
+
+TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE, MS_SLAVE, MS_SHARED = 4096, 8192, 16384, 1 << 18, 1 << 19, 1 << 20
@@ -257,8 +259,8 @@ def seccomp_filter(program: bytes) -> None:
 
 
 def setgroups(groups: list[int]) -> None:
-    gids = array.array("I", groups)
-    _check(_setgroups(NUMBERS["setgroups"], len(groups), gids.buffer_info()[0]), "setgroups")
+    gids = (c_uint * len(groups))(*groups)
+    _check(_setgroups(NUMBERS["setgroups"], len(groups), ctypes.addressof(gids)), "setgroups")
 
 
 def setresgid(gid: int) -> None:

@@ -11,13 +11,11 @@ after the namespaces are entered.
 
 from __future__ import annotations
 
+import _socket as socket  # without the enumerations of `socket`: what the launcher loads, every fork carries
 import fcntl
 import os
-import signal
-import socket
 import stat
 import termios
-from collections.abc import Callable, Sequence
 
 from pystack.engine.runtime import confine, wire
 from pystack.engine.runtime.init import run_init
@@ -31,9 +29,13 @@ from pystack.kernel.process import write_self
 
 TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
 if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from pystack.engine.runtime.bundle import Bundle, Process
+else:
+    import _signal as signal  # without the enumerations of `signal`, for the sake of small forks
 
 JOIN_FLAGS = sc.CLONE_NEWNS | sc.CLONE_NEWNET | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS | sc.CLONE_NEWCGROUP
 

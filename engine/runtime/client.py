@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -105,7 +104,7 @@ class Launcher:
 
     def _spawn(self, line: int) -> int:
         executable = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-        argv = [executable, "-I", "-S", "-X", "utf8", "-c", _ENTRY, json.dumps(self._cgroups)]
+        argv = [executable, "-I", "-S", "-X", "utf8", "-c", _ENTRY, *self._cgroups]
         env = (
             {"PYSTACK_FAILPOINTS": os.environ["PYSTACK_FAILPOINTS"]}
             if "PYSTACK_FAILPOINTS" in os.environ

@@ -7,11 +7,10 @@ container's namespaces: nothing is imported here at run time, no codec, no host 
 
 from __future__ import annotations
 
-import base64
 import os
 import resource
-import signal
 import stat
+from binascii import a2b_base64
 
 from pystack.engine.runtime import users
 from pystack.kernel import mounts
@@ -19,9 +18,12 @@ from pystack.kernel import syscalls as sc
 
 TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
 if TYPE_CHECKING:
+    import signal
     from typing import NoReturn
 
     from pystack.engine.runtime.bundle import Process
+else:
+    import _signal as signal  # without the enumerations of `signal`, for the sake of small forks
 
 _RLIMITS = ("cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending",
             "msgqueue", "nice", "rtprio", "rttime")  # fmt: skip
@@ -84,7 +86,7 @@ def confine(process: Process, identity: users.Identity) -> None:
     """Become the container's user with the container's rights, for good. The caller still holds its own fds."""
     capabilities = process["capabilities"]
     no_new_privileges = process["no_new_privileges"]
-    program = base64.b64decode(process["seccomp"])
+    program = a2b_base64(process["seccomp"])
     _own_stdio(identity.uid)
     if no_new_privileges:
         sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)

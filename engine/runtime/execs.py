@@ -7,8 +7,8 @@ The daemon holds the other ends of the standard streams, so an exec's data never
 
 from __future__ import annotations
 
+import _socket as socket  # without the enumerations of `socket`: what the launcher loads, every fork carries
 import os
-import socket
 
 from pystack.engine.runtime import child, wire
 from pystack.kernel import syscalls as sc

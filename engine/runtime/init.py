@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import struct
-from collections.abc import Callable
 
 from pystack.kernel import syscalls as sc
 
 TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
 if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable
     from typing import NoReturn
+else:
+    import _signal as signal  # without the enumerations of `signal`, for the sake of small forks
 
 #: Raised by the process itself when it is broken: blocking them would turn a crash into an endless loop.
 _SYNCHRONOUS = {

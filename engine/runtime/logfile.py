@@ -9,11 +9,10 @@ Source: moby daemon/logger/jsonfilelog and daemon/logger/copier.go.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import zlib
-from json.encoder import encode_basestring as _quote  # the C function; keeps text beyond ASCII as it is
+from _json import encode_basestring as _quote  # the C function; keeps text beyond ASCII as it is
 
 TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
 if TYPE_CHECKING:
@@ -86,7 +85,8 @@ class LogWriter:
         self._max_file = max(config["max_file"], 1)
         self._compress = config["compress"]
         attributes = config["attributes"]
-        self._attributes = ',"attrs":' + json.dumps(attributes, ensure_ascii=False) if attributes else ""
+        pairs = ",".join(f"{_quote(name)}:{_quote(value)}" for name, value in attributes.items())
+        self._attributes = f',"attrs":{{{pairs}}}' if attributes else ""
         self._pending = {"stdout": b"", "stderr": b""}
         self._compressor: _Compressor | None = None
         self.dropped = 0

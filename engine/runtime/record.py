@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
+from pystack.engine.runtime import wire
 from pystack.engine.runtime.logfile import timestamp
 from pystack.kernel.failpoints import failpoint
 
@@ -42,7 +42,7 @@ def save(directory: str, record: ExitRecord) -> None:
     temporary = f"{directory}/.{NAME}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, json.dumps(record).encode())
+        os.write(fd, wire.encode(record).encode())
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -54,8 +54,8 @@ def save(directory: str, record: ExitRecord) -> None:
 def load(directory: str) -> ExitRecord | None:
     """The record of the container's last run that ended, None if there is none."""
     try:
-        with open(f"{directory}/{NAME}", encoding="utf-8") as file:
-            record: ExitRecord = json.load(file)
+        with open(f"{directory}/{NAME}", "rb") as file:
+            record: ExitRecord = wire.decode(file.read(), [])  # type: ignore[assignment]
     except FileNotFoundError:
         return None
     return record

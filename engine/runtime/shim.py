@@ -11,10 +11,9 @@ It outlives the daemon, which finds it again by its socket. One epoll loop; stan
 
 from __future__ import annotations
 
+import _socket as socket  # without the enumerations of `socket`: what the launcher loads, every fork carries
 import fcntl
 import os
-import signal
-import socket
 import struct
 import termios
 import time
@@ -31,9 +30,12 @@ from pystack.kernel.process import open_namespace, socket_address
 
 TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
 if TYPE_CHECKING:
+    import signal
     from typing import NoReturn
 
     from pystack.engine.runtime.bundle import Bundle, ExitRecord
+else:
+    import _signal as signal  # without the enumerations of `signal`, for the sake of small forks
 
 _READ = 32 * 1024
 _DRAIN_SECONDS = 10.0  # for output that outlives PID 1: descendants in the host's pid namespace may hold it
@@ -344,9 +346,10 @@ class Shim:
 
     def _on_connection(self) -> None:
         try:
-            connection, _ = self._listener.accept()
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]
         except OSError:
             return
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
         size = struct.calcsize("3i")
         _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
         if uid != os.geteuid():
