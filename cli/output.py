@@ -37,7 +37,8 @@ def note(text: str) -> None:
 def fail(message: str, *, hint: str = "", status: int = 1) -> NoReturn:
     """Say what cannot be done and what to do next, and end with `status`."""
     on = colours(sys.stderr)
-    print(f"{paint('error:', '31;1', on)} {message}", file=sys.stderr)
+    text = "\n".join(printable(line) for line in message.split("\n"))
+    print(f"{paint('error:', '31;1', on)} {text}", file=sys.stderr)
     if hint:
         print(f"{paint('hint:', '36', on)} {hint}", file=sys.stderr)
     raise Failure(status)

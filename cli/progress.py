@@ -38,7 +38,7 @@ def words(event: dict[str, Any]) -> str:
     working, done = WORDS.get(event["operation"], (event["operation"], "Done"))
     status = event["status"]
     if status == "error":
-        return f"Error {event.get('text') or ''}".strip()
+        return " ".join(["Error", *str(event.get("text") or "").splitlines()[:1]])
     if status == "done":
         return str(event.get("text") or done)
     return "Skipped" if status == "skipped" else working

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from pystack.engine.interface import Engine
-from pystack.model.errors import EngineError
+from pystack.engine.interface import Engine, LogOptions
+from pystack.model.errors import EngineError, PystackError
 from pystack.model.observed import ContainerView
 from pystack.model.plan import WaitFor
 from pystack.model.states import ContainerState, Health
@@ -93,6 +93,15 @@ def _last_probe(view: ContainerView) -> str:
     return f": {output.splitlines()[-1][:200]}" if output else ""
 
 
+async def last_lines(engine: Engine, view: ContainerView, count: int = 5) -> str:
+    """The end of a container's log, to stand below what is said of its failure; "" when it wrote nothing."""
+    try:
+        entries = [entry async for entry in engine.containers.logs(view.id, LogOptions(tail=count))]
+    except PystackError:
+        return ""  # removed meanwhile, or its log cannot be read: the failure itself is what matters
+    return "".join(f"\n  | {entry.line.decode(errors='replace').rstrip()[:200]}" for entry in entries)
+
+
 async def wait_for(engine: Engine, pulse: Pulse, operation: WaitFor, refs: list[str]) -> str:
     """Return when every container meets the condition, with a word for it. Raises EngineError when one cannot, or in time."""
     said = ""
@@ -100,7 +109,13 @@ async def wait_for(engine: Engine, pulse: Pulse, operation: WaitFor, refs: list[
         while refs:
             event = pulse.event
             for ref in list(refs):
-                said = verdict(await engine.containers.inspect(ref), operation)
+                view = await engine.containers.inspect(ref)
+                try:
+                    said = verdict(view, operation)
+                except EngineError as error:
+                    raise EngineError(
+                        error.message + await last_lines(engine, view), hint=error.hint
+                    ) from None
                 if not said:
                     break
                 refs.remove(ref)

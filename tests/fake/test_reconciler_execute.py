@@ -72,11 +72,15 @@ async def test_waiting_fails_at_once_when_the_condition_cannot_be_met() -> None:
     shop = world()
     shop.engine.programs["db"] = Program(healthy_after=0.01, unhealthy=True)
     outcome = await shop.apply(SHOP)
-    assert [str(error) for _, error in outcome.failures] == ["container shop-db-1 is unhealthy"]
+    assert [str(error) for _, error in outcome.failures] == [
+        "container shop-db-1 is unhealthy\n  | log of shop-db-1"
+    ]
     shop = world()
     shop.engine.programs["migrate"] = Program(exit_code=3, after=0.01)
     outcome = await shop.apply(SHOP)
-    assert [str(error) for _, error in outcome.failures] == ["container shop-migrate-1 exited (3)"]
+    assert [str(error) for _, error in outcome.failures] == [
+        "container shop-migrate-1 exited (3)\n  | log of shop-migrate-1"
+    ]
     assert outcome.failures[0][1].hint == "pystack logs migrate"
     shop = world()
     shop.engine.programs["db"] = Program()
@@ -104,7 +108,7 @@ async def test_an_optional_dependency_that_fails_only_warns() -> None:
     assert (await shop.apply(wanted)).ok
     assert shop.states()["shop-web-1"] == "running"
     assert [e.body["message"] for e in shop.events if e.type == "warning"] == [
-        "Container shop-cache-1: container shop-cache-1 is unhealthy"
+        "Container shop-cache-1: container shop-cache-1 is unhealthy\n  | log of shop-cache-1"
     ]
 
 

@@ -213,3 +213,22 @@ def test_a_command_imports_little(engine: Engine) -> None:
         [sys.executable, "-c", code], env=engine.environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_service_that_fails_is_shown_with_its_last_lines(engine: Engine, tmp_path: Path) -> None:
+    text = """
+name: fails
+services:
+  first:
+    image: host.local/base
+    command: ["sh", "-c", "echo about to fail; echo because of this >&2; exit 9"]
+  second:
+    image: host.local/base
+    command: ["true"]
+    depends_on: {first: {condition: service_completed_successfully}}
+"""
+    done = engine.run("-f", str(write_stack(tmp_path / "f.yml", text)), "up", "-d", check=False)
+    assert done.returncode == 1
+    assert "container fails-first-1 exited (9)\n  | about to fail\n  | because of this\n" in done.stderr
+    assert "hint: pystack logs first" in done.stderr
+    assert engine.ps("fails")["fails-second-1"]["State"] == "created"
