@@ -1,4 +1,4 @@
-.PHONY: demo demo-down test check unit bench test-minimal
+.PHONY: demo demo-down test check unit bench soak test-minimal
 demo:
 	@scripts/demo
 demo-down:
@@ -13,3 +13,5 @@ bench:
 	@scripts/bench
 test-minimal:
 	@scripts/minimal-root
+soak:
+	@scripts/soak $(SOAK)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ PR_SET_CHILD_SUBREAPER = 36
 SUMMARY = pytest.StashKey[list[str]]()
 
 
-def _reap() -> None:
+def reap() -> None:
     """Reap daemons, launchers and shims whose parent has ended: they lead a session; what tests started is in ours."""
     for path in Path("/proc/self/task").glob("*/children"):
         for pid in path.read_text().split():
@@ -29,22 +30,31 @@ def _reap() -> None:
                 continue
 
 
-@pytest.fixture(scope="session", autouse=True)
-def reaper() -> Iterator[None]:
+@contextmanager
+def adopt_orphans() -> Iterator[None]:
+    """This process is the parent of orphans below it, and reaps them."""
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     over = threading.Event()
 
     def run() -> None:
         while not over.wait(0.02):
-            _reap()
+            reap()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    yield
-    over.set()
-    thread.join()
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reaper() -> Iterator[None]:
+    with adopt_orphans():
+        yield
 
 
 @pytest.fixture(scope="session")
