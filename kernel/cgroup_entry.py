@@ -12,9 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_UNIFIED: dict[str, bool] = {}  # what was found, which never changes; grows in shims only
+
+
 def is_v2(directory: str) -> bool:
     """Whether it is of the unified hierarchy, where processes join through `cgroup.procs` only."""
-    return not os.path.exists(f"{directory}/tasks")
+    found = _UNIFIED.get(directory)
+    if found is None:
+        found = _UNIFIED[directory] = not os.path.exists(f"{directory}/tasks")
+    return found
 
 
 def enter(directory: str) -> None:
@@ -35,9 +41,13 @@ def oom_kills(cgroups: Sequence[str]) -> int:
     for directory in cgroups:
         for name in ("memory.events", "memory.oom_control"):
             try:
-                with open(f"{directory}/{name}", "rb") as file:
-                    fields = dict(line.split() for line in file if line.count(b" ") == 1)
+                fd = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 continue  # not the memory controller's, or already gone
+            try:
+                lines = os.read(fd, 4096).splitlines()
+            finally:
+                os.close(fd)
+            fields = dict(line.split() for line in lines if line.count(b" ") == 1)
             return int(fields.get(b"oom_kill", 0))
     return 0

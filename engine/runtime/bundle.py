@@ -16,7 +16,7 @@ class RootFilesystem(TypedDict):
     lower: list[str]  # layer directories, topmost first
     upper: str
     work: str
-    mountpoint: str  # an empty directory, which all containers may share: each mounts on it in its own namespace
+    mountpoint: str  # an empty directory that all containers share: each mounts on it in its own namespace
     readonly: bool
 
 

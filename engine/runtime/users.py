@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _MAX_FILE = 1024 * 1024  # bytes
+_READ = 16 * 1024  # at once: a buffer for the whole file would be mapped and unmapped for every process
 _MAX_ID = 2**31 - 1
 
 
@@ -46,7 +47,7 @@ def read_database(root: int, path: bytes) -> bytes:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise UserError(f"cannot read {name}: not a regular file")
         content = b""
-        while chunk := os.read(fd, _MAX_FILE + 1 - len(content)):
+        while chunk := os.read(fd, _READ):
             content += chunk
             if len(content) > _MAX_FILE:
                 raise UserError(f"cannot read {name}: larger than {_MAX_FILE} bytes")
