@@ -25,8 +25,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent / "src")]
 
 import oracle  # noqa: E402
-from conftest import adopt_orphans, reap  # noqa: E402
 from harness import Engine, write_stack  # noqa: E402
+from orphans import adopt_orphans, reap  # noqa: E402
 
 from pystack.cli.client import ApiError, EngineUnreachable  # noqa: E402
 
