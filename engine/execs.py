@@ -92,6 +92,7 @@ class Execs:
             ) from error
         failpoint("engine.exec.started")
         entry.process, entry.running, entry.pid = running, True, running.pid
+        running.exited.add_done_callback(lambda done: _note_end(entry, done))
         self._services.background.spawn(self._watch(entry, running), f"exec in {container.name}")
         if detach:
             self._services.background.spawn(_drain(running), f"output of a detached exec in {container.name}")
@@ -143,6 +144,12 @@ class Execs:
         if entry.process is None or not entry.running:
             raise Conflict(f"exec {exec_id} is not running")
         entry.process.resize(rows=rows, columns=columns)
+
+
+def _note_end(entry: Exec, done: asyncio.Future[int]) -> None:
+    """At once, before anybody who waits for the end goes on: an inspect that follows must tell the exit code."""
+    if not done.cancelled():
+        entry.exit_code, entry.running = done.result(), False
 
 
 async def _drain(running: ExecPort) -> None:

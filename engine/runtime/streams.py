@@ -126,6 +126,7 @@ class ExecProcess:
         self._loop = loop
         self._reading: asyncio.Future[None] | None = None
         self._writing: asyncio.Future[None] | None = None
+        self._closed = False
         loop.add_reader(control.fileno(), self._on_event)
 
     async def wait_started(self) -> None:
@@ -164,7 +165,23 @@ class ExecProcess:
                     os.close(fd)
             if self._pipes.outputs and not await self._wait_readable():
                 return None
+        if not self._closed and not self.exited.done():
+            await self._wait_ended()
         return None
+
+    async def _wait_ended(self) -> None:
+        """A client asks for the exit code as soon as the output ends: it must be known then."""
+        done = self._reading = self._loop.create_future()
+
+        def wake(*_: object) -> None:
+            _resolve(done)
+
+        self.exited.add_done_callback(wake)
+        try:
+            await done
+        finally:
+            self._reading = None
+            self.exited.remove_done_callback(wake)
 
     async def _wait_readable(self) -> bool:
         """False when the process has ended and what holds its output has kept silent for the grace time."""
@@ -227,6 +244,7 @@ class ExecProcess:
 
     async def close(self) -> None:
         """Release the streams; `exited` still comes. A `receive` or `send` that waits ends."""
+        self._closed = True
         self._forget_stdin()
         for fd in self._pipes.outputs:
             self._loop.remove_reader(fd)
