@@ -163,6 +163,13 @@ def link_up(link: int | str) -> Message:
     return Message(_NEWLINK, 0, _ifinfo(up=True) + _text(_IFLA_IFNAME, link), f"link {link}")
 
 
+def link_down(name: str) -> Message:
+    # ifi_change names the flags that are set, here to nothing.
+    return Message(
+        _NEWLINK, 0, struct.pack("=BxHiII", 0, 0, 0, 0, _IFF_UP) + _text(_IFLA_IFNAME, name), f"link {name}"
+    )
+
+
 def delete_link(name: str) -> Message:
     return Message(_DELLINK, 0, _ifinfo() + _text(_IFLA_IFNAME, name), f"link {name}")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 
 from pystack.kernel import rtnetlink, sysctl
 from pystack.kernel.failpoints import failpoint
@@ -78,26 +78,48 @@ class Bridges:
 
     def _set_up(self, record: NetworkRecord, index: int) -> None:
         name = record.bridge
-        pools = [pool for pool in record.spec.ipam_pools if pool.subnet]
-        has_ipv6 = any(parse_network(pool.subnet).version == 6 for pool in pools)
+        interfaces = _interfaces(record)
+        has_ipv6 = any(interface.version == 6 for interface in interfaces)
         # Settings before the link is up: no router advertisement is heard, no link-local address appears (CVE-2024-32473).
         sysctl.write(f"ipv4/conf/{name}/route_localnet", "1")
         sysctl.write_if_known(f"ipv6/conf/{name}/accept_ra", "0")
         sysctl.write_if_known(f"ipv6/conf/{name}/disable_ipv6", "0" if has_ipv6 else "1")
-        messages = []
-        for pool in pools:
-            interface = ip_interface(f"{pool.gateway}/{parse_network(pool.subnet).prefixlen}")
-            messages.append(rtnetlink.address(index, interface.ip, interface.network.prefixlen))
+        messages = [
+            rtnetlink.address(index, interface.ip, interface.network.prefixlen) for interface in interfaces
+        ]
         self.netlink.batch([*messages, rtnetlink.link_up(index)])
 
-    def reattach(self, attachments: Iterable[Attachment]) -> None:
+    def loss(self, record: NetworkRecord, links: Mapping[str, rtnetlink.Link]) -> str:
+        """What was taken away from a bridge that was ensured, "" when it has everything. `links` are all, by name."""
+        name = record.bridge
+        link = links.get(name)
+        if link is None or link.kind != "bridge":
+            return f"bridge {name} was removed"
+        if link.index != self._index.get(name):
+            return f"bridge {name} was replaced"
+        if not link.up:
+            return f"bridge {name} was set down"
+        there = set(self.netlink.addresses(link.index))
+        for interface in _interfaces(record):
+            if (interface.ip, interface.network.prefixlen) not in there:
+                return f"address {interface} of bridge {name} was removed"
+        return ""
+
+    def reattach(self, attachments: Iterable[Attachment], *, hairpin: bool) -> None:
         """Make links of running containers ports of their bridge again, where a bridge was made anew."""
         masters = {link.name: link.master for link in self.links()}
-        messages = []
+        messages: list[rtnetlink.Message] = []
         for attachment in attachments:
             index = self._index.get(attachment.bridge, 0)
-            if index and masters.get(attachment.link, index) != index:
-                messages.append(rtnetlink.set_master(attachment.link, index))
+            if not index or masters.get(attachment.link, index) == index:
+                continue
+            # A port begins without its modes. Down meanwhile: an isolated container is not open for a moment.
+            messages += (
+                rtnetlink.link_down(attachment.link),
+                rtnetlink.set_master(attachment.link, index),
+                rtnetlink.bridge_port(attachment.link, hairpin=hairpin, isolated=attachment.isolated),
+                rtnetlink.link_up(attachment.link),
+            )
         if messages:
             self.netlink.batch(messages, ignore=_GONE)
             failpoint("network.endpoint.reattached")
@@ -114,6 +136,15 @@ class Bridges:
             for name in names:
                 self._index.pop(name, None)
             failpoint("network.bridge.removed")
+
+
+def _interfaces(record: NetworkRecord) -> list[IPv4Interface | IPv6Interface]:
+    """The addresses of a network's bridge."""
+    return [
+        ip_interface(f"{pool.gateway}/{parse_network(pool.subnet).prefixlen}")
+        for pool in record.spec.ipam_pools
+        if pool.subnet
+    ]
 
 
 def delete_bridge(name: str) -> None:

@@ -153,6 +153,10 @@ class Firewall:
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
+    def table(self) -> str:
+        return self._table
+
+    @property
     def made(self) -> bool:
         """Whether the kernel has the table, as far as this engine knows."""
         return self._made

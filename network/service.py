@@ -22,17 +22,19 @@ from pystack.model.documents import Documents
 from pystack.model.errors import Conflict, EngineError, Forbidden, NotFound, PystackError
 from pystack.model.names import Instance
 from pystack.model.observed import NetworkView
-from pystack.network import bridge, endpoints, forwarding
+from pystack.network import bridge, endpoints, forwarding, publishing
 from pystack.network.bridge import Bridges
 from pystack.network.dns import DnsServer, open_sockets
-from pystack.network.firewall import Firewall, Forward
+from pystack.network.firewall import Firewall
 from pystack.network.forwarding import Forwarder
 from pystack.network.hosts import HostResolver
 from pystack.network.ipam import Network
+from pystack.network.mending import Mender
 from pystack.network.ports import HostPorts
 from pystack.network.records import Attachment, Sandbox, SandboxRequest
 from pystack.network.registry import NetworkRegistry, NetworkState, check_removable, matches
 from pystack.network.sandboxes import Builder
+from pystack.network.watch import Watch
 from pystack.network.zones import Zones
 
 __all__ = ["CreatedNetwork", "NetworkService", "Sandbox", "SandboxRequest"]
@@ -68,6 +70,8 @@ class NetworkService:
         self._forwarder = Forwarder(documents)
         self._sandboxes: dict[str, Sandbox] = {}
         self._builder = Builder(instance, self._registry, self._resolver, self._sandboxes, self.ensure_bridge)
+        self._mender = Mender(self._registry, self._bridges, self._firewall, self._forwarder, self._sandboxes)
+        self._watch = Watch(self._mender, self._firewall, self._repaired, self._wind_down)
         self._changing = asyncio.Lock()
         self._unsaved: set[str] = set()  # predefined networks whose subnet was chosen but is not durable yet
 
@@ -97,7 +101,7 @@ class NetworkService:
         for sandbox, _ in live:
             self._adopt(sandbox)
         rules = [state.rules() for state in self._registry if state.pools]
-        forwards = {sandbox.container_id: self._forwards(sandbox) for sandbox, _ in live}
+        forwards = {sandbox.container_id: publishing.forwards(sandbox) for sandbox, _ in live}
         self._firewall.restore(rules, forwards)
         if rules:
             self._firewall.assert_all()
@@ -105,8 +109,7 @@ class NetworkService:
             self._firewall.destroy()
         for state in self._registry:
             if state.pools:
-                self._mend(state)
-        self._bridges.reattach([a for sandbox, _ in live for a in sandbox.attachments])
+                self._mender.mend(state)
         for sandbox, netns_fd in live:
             self._ports.reclaim(sandbox.container_id, sandbox.ports)
             try:
@@ -115,8 +118,13 @@ class NetworkService:
                 log.warning("container %s has no name resolution: %s", sandbox.name, error)
         failpoint("network.recovered")
 
+    def watch(self) -> None:
+        """From now on mend what something else takes away. After `recover`; `close` ends it."""
+        self._watch.start()
+
     async def close(self) -> None:
         """Let go of sockets; containers keep their network."""
+        await self._watch.stop()
         self._dns.close()
         self._ports.close()
         self._bridges.close()
@@ -124,6 +132,7 @@ class NetworkService:
 
     async def destroy(self) -> None:
         """Remove everything of this engine from the kernel: bridges, table, and forwarding if it was turned on here."""
+        await self._watch.stop()
         for container_id in tuple(self._sandboxes):
             await self.release(container_id)
         prefix = self._instance.link_prefix
@@ -147,7 +156,7 @@ class NetworkService:
                 with bridge.choosing_subnets():
                     state, warnings = self._registry.draft(spec)
                     self._registry.add(state)
-                    self._ensure(state)
+                    self._mender.ensure(state)
                 await self._forwarder.keep()
                 await self._registry.keep(state)
             except BaseException:
@@ -208,11 +217,12 @@ class NetworkService:
 
         NotFound for a network, Forbidden or Conflict for an address, EngineError for a taken port.
         """
+        self._watch.started_a_container()
         await self.release(request.container_id)
         sandbox = self._builder.build(request)
         self._remember(sandbox)
         try:
-            sandbox = self._reserve_ports(sandbox)
+            sandbox = publishing.reserve(self._ports, sandbox)
             self._remember(sandbox)
             for attachment in sandbox.attachments:
                 await self._keep_bridge(self._registry.get(attachment.view.network_id))
@@ -236,7 +246,7 @@ class NetworkService:
         if sockets is not None:
             self._dns.serve(sandbox.container_id, sockets, netns_fd, sandbox.dns)
         self._zones.add(sandbox)
-        await self._firewall.publish(sandbox.container_id, self._forwards(sandbox))
+        await self._firewall.publish(sandbox.container_id, publishing.forwards(sandbox))
         for attachment in sandbox.attachments:
             self._endpoint_event("connect", attachment, sandbox.container_id)
         failpoint("network.sandbox.wired")
@@ -330,26 +340,7 @@ class NetworkService:
             if not state.pools:
                 self._registry.choose_subnet(state)
                 self._unsaved.add(state.id)
-            self._ensure(state)
-
-    def _ensure(self, state: NetworkState) -> None:
-        """Rules first: a bridge is never open, not even for a moment."""
-        links = self._bridges.links()
-        record = state.record
-        if not record.spec.internal and self._forwarder.enable(links):
-            self._firewall.set_uplinks(self._forwarder.uplinks)
-            self._firewall.assert_all()
-        if record.spec.enable_ipv6 and not record.spec.internal:
-            forwarding.enable_ipv6()
-        self._firewall.add_bridge(state.rules())
-        self._bridges.ensure(record, links)
-
-    def _mend(self, state: NetworkState) -> None:
-        """After a start: one network that cannot be made again must not keep the engine down."""
-        try:
-            self._ensure(state)
-        except EngineError as error:
-            log.warning("network %s does not work: %s", state.name, error)
+            self._mender.ensure(state)
 
     async def _undo(self, state: NetworkState) -> None:
         """Take a network that could not be created out of memory and kernel (idempotent)."""
@@ -364,6 +355,7 @@ class NetworkService:
         Forwarding stays while any other bridge may rely on it, and the table with it: it keeps the host from forwarding
         what it did not forward before.
         """
+        await self._forwarder.keep()
         if self._firewall.has_bridges:
             return
         if self._forwarder.turned_on:
@@ -440,34 +432,6 @@ class NetworkService:
         self._builder.give_back(attachment)
         self._leave(container_id, attachment.view.network_id)
 
-    def _reserve_ports(self, sandbox: Sandbox) -> Sandbox:
-        """Host ports for the endpoint with the default route; without one nothing can be published (as Docker)."""
-        gateway = endpoints.gateway_of(sandbox.attachments)
-        if gateway is None or not sandbox.bindings:
-            return replace(sandbox, ports=())
-        families = frozenset(
-            version
-            for version, text in ((4, gateway.view.ipv4_address), (6, gateway.view.ipv6_address))
-            if text
-        )
-        bindings = [b if b.host_ip else replace(b, host_ip=gateway.host_ip) for b in sandbox.bindings]
-        try:
-            taken = self._ports.reserve(sandbox.container_id, bindings, families)
-        except EngineError as error:
-            short = gateway.view.endpoint_id
-            text = f"driver failed programming external connectivity on endpoint {sandbox.name} ({short}): {error}"
-            raise EngineError(text, hint=error.hint) from error
-        return replace(sandbox, ports=taken)
-
-    @staticmethod
-    def _forwards(sandbox: Sandbox) -> tuple[Forward, ...]:
-        gateway = endpoints.gateway_of(sandbox.attachments)
-        if gateway is None:
-            return ()
-        targets = {4: gateway.view.ipv4_address, 6: gateway.view.ipv6_address}
-        pairs = ((port, targets[ip_address(port.host_ip).version]) for port in sandbox.ports)
-        return tuple(Forward(port=port, target=target) for port, target in pairs if target)
-
     def _bind_dns(self, sandbox: Sandbox, netns_fd: int) -> None:
         """Serve names to a container of which any network has them; a fault is the container's own, and raised."""
         if sandbox.embedded_dns and not self._dns.is_bound(sandbox.container_id):
@@ -497,16 +461,19 @@ class NetworkService:
             self._ports.release(after.container_id)
             after = replace(after, ports=())
         elif had is None:
-            after = self._reserve_ports(after)
+            after = publishing.reserve(self._ports, after)
         self._remember(after)
         self._zones.add(after)
-        await self._firewall.publish(after.container_id, self._forwards(after))
+        await self._firewall.publish(after.container_id, publishing.forwards(after))
         self._endpoint_event(action, attachment, after.container_id)
         return after
 
     def _event(self, action: str, state: NetworkState) -> None:
         attributes = {"name": state.name, "type": state.record.spec.driver}
         self._publish_event("network", action, state.id, attributes)
+
+    def _repaired(self, actor: str, name: str, what: str) -> None:
+        self._publish_event("network", "repair", actor, {"name": name, "what": what})
 
     def _endpoint_event(self, action: str, attachment: Attachment, container_id: str) -> None:
         view = attachment.view
