@@ -129,8 +129,15 @@ def _acquired(handle: int, socket_path: str) -> bool:
 
 
 def _answers(path: str) -> bool:
+    """Whether a daemon serves there. A process that is being killed still takes connections, but answers none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        return client.connect_ex(path) == 0
+        client.settimeout(1.0)
+        try:
+            client.connect(path)
+            client.sendall(b"GET /_ping HTTP/1.1\r\nHost: pystack\r\nConnection: close\r\n\r\n")
+            return client.recv(4) == b"HTTP"
+        except OSError:
+            return False
 
 
 def _sockets(instance: Instance, stack: contextlib.AsyncExitStack) -> list[socket.socket]:

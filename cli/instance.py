@@ -14,6 +14,8 @@ ROOT = "/var/lib/pystack"
 RUN = "/run/pystack"
 #: Seconds within which a daemon that was just started must answer.
 START_LIMIT = 30.0
+#: Exit status of a daemon that finds another one serving its instance (EX_TEMPFAIL of sysexits.h).
+LOST_RACE = 75
 #: What a daemon that starts by itself takes over from the caller's environment. Nothing else: it outlives the caller.
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "PYSTACK_FAILPOINTS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
@@ -46,11 +48,28 @@ def _start(client: Client, root: str, run: str, host: str) -> None:
             hint="sudo pystack daemon",
         )
     os.makedirs(run, mode=0o755, exist_ok=True)
-    log = f"{run}/daemon.log"
+    log, lock = f"{run}/daemon.log", f"{run}/daemon.pid"
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     environment |= {"PYSTACK_ROOT": root, "PYSTACK_RUN": run, "PYSTACK_HOST": host}
-    began = time.monotonic()
-    pid = os.posix_spawn(
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline:
+        pid = _spawn(log, environment)
+        status = _answers_or_ends(client, pid, deadline)
+        if status is None:
+            note(f"started the engine (pid {pid}, log {log})")
+            return
+        if status != LOST_RACE:
+            fail(f"cannot start the engine: {_last_line(log)}", hint=f"see {log}")
+        if _other_answers(client, lock, deadline):
+            return
+    fail(
+        f"cannot start the engine: it does not answer on {client.path} within {START_LIMIT:.0f} s",
+        hint=f"see {log}",
+    )
+
+
+def _spawn(log: str, environment: dict[str, str]) -> int:
+    return os.posix_spawn(
         sys.executable,
         [sys.executable, "-P", "-m", "pystack", "daemon"],
         environment,
@@ -61,22 +80,21 @@ def _start(client: Client, root: str, run: str, host: str) -> None:
         ],
         setsid=True,
     )
-    while time.monotonic() - began < START_LIMIT:
+
+
+def _answers_or_ends(client: Client, pid: int, deadline: float) -> int | None:
+    """None once a daemon answers, else our daemon's exit status."""
+    while time.monotonic() < deadline:
         try:
             client.connect().close()
         except EngineUnreachable:
-            done, _ = os.waitpid(pid, os.WNOHANG)
+            done, status = os.waitpid(pid, os.WNOHANG)
             if done:
-                _wait_for_the_other(client, log, f"{run}/daemon.pid")
-                return
+                return os.waitstatus_to_exitcode(status)
             time.sleep(0.005)
         else:
-            note(f"started the engine (pid {pid}, log {log})")
-            return
-    fail(
-        f"cannot start the engine: it does not answer on {client.path} within {START_LIMIT:.0f} s",
-        hint=f"see {log}",
-    )
+            return None
+    fail(f"cannot start the engine: it does not answer on {client.path} within {START_LIMIT:.0f} s")
 
 
 def is_locked(lock: str) -> bool:
@@ -94,19 +112,25 @@ def is_locked(lock: str) -> bool:
     return False
 
 
-def _wait_for_the_other(client: Client, log: str, lock: str) -> None:
-    """Our daemon ended: either another one won the race to start, and answers soon, or it cannot start at all."""
-    deadline = time.monotonic() + START_LIMIT
-    while is_locked(lock) and time.monotonic() < deadline:
+def _other_answers(client: Client, lock: str, deadline: float) -> bool:
+    """Another daemon won the race to start: whether it answers before it ends."""
+    while time.monotonic() < deadline:
+        held = is_locked(lock)
         try:
             client.connect().close()
         except EngineUnreachable:
+            if not held:
+                return False
             time.sleep(0.02)
         else:
-            return
+            return True
+    return False
+
+
+def _last_line(path: str) -> str:
     try:
-        with open(log, encoding="utf-8", errors="replace") as file:
-            last = file.read()[-2000:].strip().splitlines()[-1:]
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read()[-2000:].strip().splitlines()
     except OSError:
-        last = []
-    fail(f"cannot start the engine: {last[0] if last else 'it ended at once'}", hint=f"see {log}")
+        lines = []
+    return lines[-1] if lines else "it ended at once"

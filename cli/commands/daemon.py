@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from pystack.cli.client import Client, EngineUnreachable
-from pystack.cli.instance import is_locked, locations
+from pystack.cli.instance import LOST_RACE, is_locked, locations
 from pystack.cli.output import fail, note
 
 #: Seconds within which a daemon that was told to stop must be gone.
@@ -24,14 +24,15 @@ def run(options: Any) -> int:
     if os.geteuid() != 0:
         fail("cannot run the engine without root", hint="sudo pystack daemon")
     from pystack.api.daemon import run_daemon
-    from pystack.model.errors import PystackError
+    from pystack.model.errors import Conflict, PystackError
     from pystack.model.names import Instance
 
     client = Client(host)
     try:
         run_daemon(Instance(root=root, run=run_dir, socket=client.path))
     except PystackError as error:
-        fail(error.message, hint=error.hint or "")
+        status = LOST_RACE if isinstance(error, Conflict) else 1
+        fail(error.message, hint=error.hint or "", status=status)
     return 0
 
 
