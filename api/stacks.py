@@ -6,7 +6,7 @@ loaded here, with the rights of whoever asks. Errors carry `message`, `hint` and
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import aclosing
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -28,6 +28,7 @@ from pystack.reconciler.progress import Progress
 from pystack.reconciler.stacks import StackService
 
 if TYPE_CHECKING:  # 100 ms of schemas that the daemon's start need not wait for
+    from pystack.stackfile.cache import LoadCache
     from pystack.stackfile.diagnostics import Diagnostic
     from pystack.stackfile.project import LoadRequest
 
@@ -128,27 +129,36 @@ class Outline(Protocol):
 
 
 class Loader(Protocol):
-    """Reads stack files; called in a thread that has the caller's rights."""
+    """Reads stack files; called in a thread that has the rights of the caller that `identity` stands for."""
 
-    def load(self, request: LoadRequest) -> Loaded: ...
-    def outline(self, request: LoadRequest) -> Outline: ...
+    def load(self, request: LoadRequest, identity: Hashable) -> Loaded: ...
+    def outline(self, request: LoadRequest, identity: Hashable) -> Outline: ...
     def canonical(self, outline: Outline) -> dict[str, Any]: ...
 
 
 class FileLoader:
-    """The real one, over the host's files."""
+    """The real one, over the host's files. What it has read once it reads again only when a file has changed."""
 
-    def load(self, request: LoadRequest) -> Loaded:
-        from pystack.stackfile.load import load
+    def __init__(self) -> None:
+        self._cache: LoadCache | None = None
+
+    def _kept(self) -> LoadCache:
+        from pystack.stackfile.cache import LoadCache
+
+        self._cache = self._cache or LoadCache(8)
+        return self._cache
+
+    def load(self, request: LoadRequest, identity: Hashable) -> Loaded:
         from pystack.stackfile.source import HostReader
 
-        return load(request, HostReader())
+        return self._kept().load(request, HostReader(), identity)
 
-    def outline(self, request: LoadRequest) -> Outline:
+    def outline(self, request: LoadRequest, identity: Hashable) -> Outline:
         from pystack.stackfile.load import resolve
         from pystack.stackfile.source import HostReader
 
-        return resolve(request, HostReader())
+        kept = self._kept().find(request, HostReader(), identity)
+        return kept.resolved if kept else resolve(request, HostReader())
 
     def canonical(self, outline: Outline) -> dict[str, Any]:
         from pystack.stackfile.canonical import to_canonical
@@ -214,13 +224,13 @@ def _request(source: Source, services: Sequence[str]) -> LoadRequest:
 
 
 async def _load(request: web.Request, source: Source, services: Sequence[str]) -> Loaded:
-    loader, wanted = request.app[LOADER], _request(source, services)
-    return await with_rights_of(caller_of(request), lambda: loader.load(wanted))
+    loader, wanted, caller = request.app[LOADER], _request(source, services), caller_of(request)
+    return await with_rights_of(caller, lambda: loader.load(wanted, caller))
 
 
 async def _outline(request: web.Request, source: Source, services: Sequence[str]) -> Outline:
-    loader, wanted = request.app[LOADER], _request(source, services)
-    return await with_rights_of(caller_of(request), lambda: loader.outline(wanted))
+    loader, wanted, caller = request.app[LOADER], _request(source, services), caller_of(request)
+    return await with_rights_of(caller, lambda: loader.outline(wanted, caller))
 
 
 async def _name_and_services(

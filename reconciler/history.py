@@ -69,6 +69,9 @@ class History:
         self._documents = documents
         self._clock = clock
         self._explained: dict[tuple[str, int], Mapping[str, Mapping[str, object]]] = {}
+        self._latest: dict[
+            str, tuple[str, Revision]
+        ] = {}  # the last revision used of each stack, and its text
 
     def records(self) -> list[Record]:
         names = [key.removeprefix("stack/") for key in self._documents.all() if key.startswith("stack/")]
@@ -80,7 +83,14 @@ class History:
 
     def revision(self, name: str, number: int) -> Revision | None:
         key = f"revision/{name}/{number}"
-        return _read(key, self._documents.get(key), Revision)
+        text = self._documents.get(key)
+        kept = self._latest.get(name)
+        if kept and kept[0] is text:
+            return kept[1]
+        found = _read(key, text, Revision)
+        if found and text:
+            self._latest[name] = (text, found)
+        return found
 
     def desired(self, name: str) -> Stack | None:
         """The stack of the current revision."""
@@ -107,7 +117,9 @@ class History:
         if stack is not None and self.desired(name) != stack:
             number += 1
             made = Revision(number=number, created=self._clock(), stack=stack)
-            await self._documents.put(f"revision/{name}/{number}", made.model_dump_json())
+            text = made.model_dump_json()
+            await self._documents.put(f"revision/{name}/{number}", text)
+            self._latest[name] = (text, made)
             failpoint("reconciler.revision.saved")
         record = Record(
             name=name,
@@ -133,6 +145,7 @@ class History:
 
     async def forget(self, name: str) -> None:
         """Delete all that is known of a stack; the record last, so that an interrupted deletion is seen."""
+        self._latest.pop(name, None)
         for number in self._numbers(name):
             await self._documents.delete(f"revision/{name}/{number}")
             self._explained.pop((name, number), None)

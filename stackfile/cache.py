@@ -7,6 +7,7 @@ is never handed to a caller whose credentials did not make it.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -19,30 +20,42 @@ _RACY = 50_000_000
 
 
 class LoadCache:
-    """Keeps the last `size` results."""
+    """Keeps the last `size` results. Threads may share it."""
 
-    __slots__ = ("_entries", "_size")
+    __slots__ = ("_entries", "_lock", "_size")
 
     def __init__(self, size: int = 32) -> None:
         self._size = size
+        self._lock = threading.Lock()
         self._entries: OrderedDict[Hashable, tuple[dict[str, tuple[int, ...]], Loaded]] = OrderedDict()
 
     def load(self, request: LoadRequest, reader: Reader, identity: Hashable) -> Loaded:
         """As `load.load`. `identity` stands for the credentials that the reader has, such as (uid, gid)."""
-        key = (identity, _key(request))
-        entry = self._entries.get(key)
-        if entry and all(reader.fingerprint(path) == seen for path, seen in entry[0].items()):
-            self._entries.move_to_end(key)
-            return entry[1]
-        self._entries.pop(key, None)
+        if kept := self.find(request, reader, identity):
+            return kept
         watching = _Watching(reader)
         started = time.time_ns()
         loaded = load(request, watching)
         if all(not seen or seen[-1] < started - _RACY for seen in watching.seen.values()):
-            self._entries[key] = (watching.seen, loaded)
-            if len(self._entries) > self._size:
-                self._entries.popitem(last=False)
+            with self._lock:
+                self._entries[identity, _key(request)] = (watching.seen, loaded)
+                if len(self._entries) > self._size:
+                    self._entries.popitem(last=False)
         return loaded
+
+    def find(self, request: LoadRequest, reader: Reader, identity: Hashable) -> Loaded | None:
+        """The result that is kept of the same request, if all files are as they were."""
+        key = (identity, _key(request))
+        with self._lock:
+            entry = self._entries.get(key)
+        if entry is None:
+            return None
+        whole = all(reader.fingerprint(path) == seen for path, seen in entry[0].items())
+        with self._lock:
+            self._entries.pop(key, None)
+            if whole:
+                self._entries[key] = entry  # last in line to be dropped
+        return entry[1] if whole else None
 
 
 def _key(request: LoadRequest) -> Hashable:
