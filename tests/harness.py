@@ -17,6 +17,19 @@ from pystack.model.names import Instance
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def run_parent() -> str:
+    """Where run directories go: on a tmpfs, as /run is on any host that booted; the paths short, for sockets' sake."""
+    for place in ("/run", "/dev/shm"):
+        if os.access(place, os.W_OK) and _is_tmpfs(place):
+            return place
+    return "/var/tmp"
+
+
+def _is_tmpfs(path: str) -> bool:
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    return any(fields[1] == path and fields[2] == "tmpfs" for fields in mounts)
+
+
 class Engine:
     """One engine instance. Nothing runs until a command starts the daemon, as for a user."""
 
@@ -122,6 +135,8 @@ class Engine:
             if not Path(self.instance.root, "state.db").exists():
                 return
             self.start()
+        for stack in self.client.get("/stacks"):  # or one that is being resumed would make its containers again
+            self.run("-p", stack["name"], "down", "-v", check=False)
         for item in self.client.get("/containers/json", {"all": True}):
             self.client.delete(f"/containers/{item['Id']}", {"force": True, "v": True})
         for network in self.client.get("/networks"):

@@ -13,14 +13,18 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def reap() -> None:
-    """Reap daemons, launchers and shims whose parent has ended: they lead a session; what tests started is in ours."""
+    """Reap what came to us because its parent has ended. What tests themselves started is in our session.
+
+    All of it: PID 1 of a pid namespace cannot end before every process that a shim brought into it has been reaped.
+    """
+    ours = str(os.getsid(0))
     for path in Path("/proc/self/task").glob("*/children"):
         for pid in path.read_text().split():
             try:
                 state, _, _, session = (
                     Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split(maxsplit=4)[:4]
                 )
-                if state == "Z" and session == pid:
+                if state == "Z" and session != ours:
                     os.waitpid(int(pid), os.WNOHANG)
             except (OSError, ValueError):
                 continue
