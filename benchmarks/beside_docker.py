@@ -1,6 +1,6 @@
 """pystack beside Docker: the same stacks, the same image, the same machine, in one run, in turn. Writes docs/benchmarks.md.
 
-    python benchmarks/beside_docker.py [--runs N] [--output FILE] [--compose PATH]
+    python benchmarks/beside_docker.py [--runs N] [--output FILE] [--compose PATH] [--only PART]...
 
 Every figure is of a whole process, as a user waits for it. What counts is the ratio: machines differ, and are noisy.
 """
@@ -27,7 +27,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import images  # noqa: E402 - shared with the tests, which are not a package
 import peer  # noqa: E402
-from harness import Engine  # noqa: E402
+from harness import Engine, run_parent  # noqa: E402
 
 #: (title, number of services, whether each waits for the one before it, whether Docker runs it, too)
 STACKS = (
@@ -68,6 +68,11 @@ class Side:
         self.times.setdefault((title, label), []).append(took)
 
 
+def wanted(part: str, only: list[str]) -> bool:
+    """Whether to measure a part: all of them, or those whose title has one of the given texts in it."""
+    return not only or any(text in part for text in only)
+
+
 def stack_file(directory: Path, title: str, count: int, chain: bool) -> Path:
     name = re.sub(r"\W+", "-", title)
     services = []
@@ -79,8 +84,10 @@ def stack_file(directory: Path, title: str, count: int, chain: bool) -> Path:
     return path
 
 
-def measure_stacks(sides: list[Side], directory: Path, runs: int) -> None:
+def measure_stacks(sides: list[Side], directory: Path, runs: int, only: list[str]) -> None:
     for title, count, chain, both in STACKS:
+        if not wanted(title, only):
+            continue
         path = str(stack_file(directory, title, count, chain))
         for _ in range(runs if count < 50 else max(3, runs // 2)):
             for side in sides if both else sides[:1]:
@@ -126,7 +133,7 @@ def measure_memory(
     ours = [
         pid for pid in _processes(lambda entry: group in (entry / "cgroup").read_text()) if pid not in daemons
     ]
-    base = str(docker.base)
+    base = str(docker.run)
     shims = _processes(
         lambda entry: "containerd-shim" in (line := (entry / "cmdline").read_text()) and base in line
     )
@@ -215,11 +222,21 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--output", default="docs/benchmarks.md")
     parser.add_argument("--compose")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="measure the stacks whose title contains PART, `run` or `memory` (several times: several)",
+    )
     options = parser.parse_args()
     compose = compose_program(options.compose)
-    base = Path(tempfile.mkdtemp(prefix="pystack-bench-", dir="/var/tmp"))
-    engine = Engine(base / "root", base / "run")
-    for directory in ("root", "run", "files"):
+    # Where the two programs keep their things by default, for both: /var/lib and a tmpfs. (What a new file costs depends on
+    # the directory: where many were deleted, as in /var/tmp after tests, ext4 takes twenty times as long.)
+    base = Path(tempfile.mkdtemp(prefix="pystack-bench-", dir="/var/lib"))
+    run = Path(tempfile.mkdtemp(prefix="psb-", dir=run_parent()))
+    engine = Engine(base / "root", run)
+    for directory in ("root", "files"):
         (base / directory).mkdir()
     archive = images.busybox_archive(base / "busybox.tar")
     with peer.docker_daemon() as docker:
@@ -234,9 +251,12 @@ def main() -> None:
             engine.start()
             for side in (ours, theirs):
                 side.timed("memory", "load", "docker", "load", "-i", str(archive))
-            measure_stacks([ours, theirs], base / "files", options.runs)
-            measure_runs([ours, theirs], options.runs)
-            memory = measure_memory([ours, theirs], base / "files", docker, engine)
+            measure_stacks([ours, theirs], base / "files", options.runs, options.only)
+            if wanted("run", options.only):
+                measure_runs([ours, theirs], options.runs)
+            memory = {}
+            if wanted("memory", options.only):
+                memory = measure_memory([ours, theirs], base / "files", docker, engine)
             version = subprocess.run(
                 [compose, "version", "--short"], capture_output=True, text=True, check=True
             ).stdout.strip()
@@ -246,6 +266,7 @@ def main() -> None:
     Path(options.output).write_text(text)
     print(text)
     shutil.rmtree(base, ignore_errors=True)
+    shutil.rmtree(run, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import run_parent
+
 BRIDGE = "dkpeer0"
 SYSCTLS = (
     "net/ipv4/ip_forward",
@@ -36,6 +38,7 @@ class Peer:
     containerd_pid: int
     version: str
     base: Path
+    run: Path
 
     @property
     def environment(self) -> dict[str, str]:
@@ -93,7 +96,8 @@ def docker_daemon() -> Iterator[Peer]:
     for program in ("dockerd", "containerd", "runc", "docker", "ip", "iptables-save"):
         if not shutil.which(program):
             raise PeerMissing(f"{program} is not installed (Debian: docker.io iptables iproute2)")
-    base = Path(tempfile.mkdtemp(prefix="peer-", dir="/var/tmp"))
+    base = Path(tempfile.mkdtemp(prefix="peer-", dir="/var/lib"))
+    run = Path(tempfile.mkdtemp(prefix="peer-", dir=run_parent()))
     sysctls, tables = _sysctls(), _tables()
     _call("ip", "link", "add", BRIDGE, "type", "bridge")
     _call("ip", "addr", "add", "10.213.7.1/24", "dev", BRIDGE)
@@ -105,7 +109,7 @@ def docker_daemon() -> Iterator[Peer]:
             "dockerd",
             f"--host={host}",
             f"--data-root={base}/data",
-            f"--exec-root={base}/exec",
+            f"--exec-root={run}",
             f"--pidfile={base}/pid",
             f"--bridge={BRIDGE}",
             "--default-address-pool=base=10.214.0.0/16,size=24",
@@ -127,6 +131,7 @@ def docker_daemon() -> Iterator[Peer]:
             containerd_pid=_child(process.pid, "containerd"),
             version=version,
             base=base,
+            run=run,
         )
     finally:
         process.send_signal(signal.SIGTERM)
@@ -142,3 +147,4 @@ def docker_daemon() -> Iterator[Peer]:
             with contextlib.suppress(OSError):
                 Path("/proc/sys", name).write_text(sysctls.get(name, "0"))
         shutil.rmtree(base, ignore_errors=True)
+        shutil.rmtree(run, ignore_errors=True)

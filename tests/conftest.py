@@ -33,9 +33,10 @@ def anyio_backend() -> str:
 def engine() -> Iterator[harness.Engine]:
     """An engine of its own. When the test ends everything is removed, and nothing of it may be left on the host."""
     base = Path(tempfile.mkdtemp(prefix="pystack-test-", dir="/var/tmp"))
-    made = harness.Engine(base / "root", base / "run")
+    run = Path(tempfile.mkdtemp(prefix="pst-", dir=harness.run_parent()))
+    made = harness.Engine(base / "root", run)
+    run.chmod(0o755)
     (base / "root").mkdir()
-    (base / "run").mkdir()
     before = oracle.snapshot(made.instance)
     try:
         yield made
@@ -45,3 +46,4 @@ def engine() -> Iterator[harness.Engine]:
         made.stop()
         if not oracle.snapshot(made.instance).things["mount"]:
             shutil.rmtree(base, ignore_errors=True)
+            shutil.rmtree(run, ignore_errors=True)
