@@ -182,7 +182,9 @@ class Starter:
             root_binds=tuple(snapshot.binds),
             namespaces=namespaces,
             cgroups=cgroups,
-            network_files={target: f"{owner.run_directory}/{name}" for target, name in _NETWORK_FILES.items()},
+            network_files={
+                target: f"{owner.run_directory}/{name}" for target, name in _NETWORK_FILES.items()
+            },
         )
 
     async def bind_sessions(self, container: Container, shim: ShimPort) -> None:
@@ -199,7 +201,10 @@ def discard_shim_dir(container: Container) -> None:
     directory = container.run_directory
     try:
         for name in os.listdir(directory):
-            os.unlink(f"{directory}/{name}")
+            try:
+                os.unlink(f"{directory}/{name}")
+            except FileNotFoundError:
+                continue  # the shim has removed its socket itself
         os.rmdir(directory)
     except FileNotFoundError:
         pass  # never made, or done before

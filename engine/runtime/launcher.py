@@ -64,6 +64,9 @@ def prepare(cgroups: list[str]) -> None:
         sc.default_signal(internal)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)  # SIGCHLD: the kernel reaps the shims
+    # A container's PID 1 cannot end before whatever a shim has brought into its pid namespace is reaped (exec). If a shim
+    # is killed that is up to us: the host's init may be slow at it, or a program that does not care.
+    sc.prctl(sc.PR_SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         write_self(
