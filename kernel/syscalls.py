@@ -22,7 +22,7 @@ MNT_DETACH = 2
 
 CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x80, 0x20000, 0x2000000, 0x4000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x8000000, 0x10000000, 0x20000000, 0x40000000
-CLONE_PIDFD, CLONE_INTO_CGROUP = 0x1000, 0x200000000
+CLONE_PIDFD, CLONE_PARENT, CLONE_INTO_CGROUP = 0x1000, 0x8000, 0x200000000
 
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x8000, 0x100
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
@@ -49,10 +49,10 @@ PROC_SUPER_MAGIC, DEVPTS_SUPER_MAGIC, CGROUP2_SUPER_MAGIC = 0x9FA0, 0x1CD1, 0x63
 #: System call numbers where x86_64 differs from the generic table (aarch64, riscv64); the rest are the same everywhere.
 _X86_64 = {"pivot_root": 155, "capget": 125, "capset": 126, "setgroups": 116, "setresuid": 117, "setresgid": 119,
            "keyctl": 250, "seccomp": 317, "sethostname": 170, "setdomainname": 171,
-           "rt_sigaction": 13, "rt_sigtimedwait": 128}  # fmt: skip
+           "rt_sigaction": 13, "rt_sigtimedwait": 128, "clone": 56}  # fmt: skip
 _GENERIC = {"pivot_root": 41, "capget": 90, "capset": 91, "setgroups": 159, "setresuid": 147, "setresgid": 149,
             "keyctl": 219, "seccomp": 277, "sethostname": 161, "setdomainname": 162,
-            "rt_sigaction": 134, "rt_sigtimedwait": 137}  # fmt: skip
+            "rt_sigaction": 134, "rt_sigtimedwait": 137, "clone": 220}  # fmt: skip
 _COMMON = {"pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
            "pidfd_open": 434, "clone3": 435, "close_range": 436, "openat2": 437, "mount_setattr": 442}  # fmt: skip
 NUMBERS = {**(_X86_64 if os.uname().machine == "x86_64" else _GENERIC), **_COMMON}
@@ -117,6 +117,7 @@ _prctl = _libc("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _prctl_name = _libc("prctl", c_int, c_char_p)
 _fstatfs = _libc("fstatfs", c_int, ctypes.POINTER(Statfs))
 _path2 = _syscall(c_char_p, c_char_p)
+_clone = _syscall(c_size_t, c_size_t, c_size_t, c_size_t, c_size_t)
 _clone3 = _syscall(ctypes.POINTER(CloneArgs), c_size_t)
 _openat2 = _syscall(c_int, c_char_p, ctypes.POINTER(OpenHow), c_size_t)
 _open_tree = _syscall(c_int, c_char_p, c_uint)
@@ -185,6 +186,14 @@ def clone3(flags: int, *, exit_signal: int = 17, cgroup: int = -1) -> int:
         args.flags |= CLONE_INTO_CGROUP
         args.cgroup = cgroup
     return _check(_clone3(NUMBERS["clone3"], ctypes.byref(args), ctypes.sizeof(args)), "clone3")
+
+
+def fork_sibling() -> int:
+    """fork(2) of a child of the caller's own parent. By clone(2): container filters answer ENOSYS to clone3.
+
+    Only for single-threaded processes, as `clone3`.
+    """
+    return _check(_clone(NUMBERS["clone"], CLONE_PARENT, 0, 0, 0, 0), "clone")
 
 
 def openat2(dirfd: int, path: bytes, flags: int, *, mode: int = 0, resolve: int = 0) -> int:

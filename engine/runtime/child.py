@@ -3,6 +3,7 @@
 Set-up is a list of `Step`s; an error names the step. The line to the shim (`sync`, a SEQPACKET socket) carries
 
     child → shim   {"pty": true} + master fd · {"ready": true, "warnings": […]} just before execve · {"error", "exit_code"}
+                   {"pid"}: an exec has handed over to the process that it made in the container's pid namespace
     shim → child   {"go": true}, when the network is wired; the end of the stream means: give up
 
 and ends by close-on-exec, which tells the shim that the program runs. Standard library only; nothing is imported here
@@ -37,7 +38,15 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # without the enumerations of `signal`, for the sake of small forks
 
-JOIN_FLAGS = sc.CLONE_NEWNS | sc.CLONE_NEWNET | sc.CLONE_NEWIPC | sc.CLONE_NEWUTS | sc.CLONE_NEWCGROUP
+#: CLONE_NEWPID changes nothing for the caller: its children are born inside.
+JOIN_FLAGS = (
+    sc.CLONE_NEWNS
+    | sc.CLONE_NEWNET
+    | sc.CLONE_NEWIPC
+    | sc.CLONE_NEWUTS
+    | sc.CLONE_NEWCGROUP
+    | sc.CLONE_NEWPID
+)
 
 
 class Step:
@@ -150,8 +159,11 @@ class Child:
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
         self.streams = Streams(slave, slave, slave)
 
-    def start(self, *, init: bool) -> NoReturn:
-        """Everything from here on happens inside, in the order of `confine`; ends in execve."""
+    def start(self, *, init: bool, outside: bool = False) -> NoReturn:
+        """Everything from here on happens inside, in the order of `confine`; ends in execve.
+
+        `outside`: this process is not in the container's pid namespace yet. It goes there as the last step.
+        """
         os.umask(0o022)
         null = -1
         if -1 in {self.streams.stdin, self.streams.stdout, self.streams.stderr}:
@@ -165,6 +177,8 @@ class Child:
         confine.wire_stdio(stdin, stdout, stderr, self.sync.detach())
         sync = self.sync = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=confine.SYNC_FD)
         confine.confine(self.process, self.identity)
+        if outside:
+            self._be_born_inside()
 
         def program() -> NoReturn:
             confine.reset_signals()
@@ -181,6 +195,29 @@ class Child:
             sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
             run_init(program, tty=self.process["tty"])
         program()
+
+    def _be_born_inside(self) -> None:
+        """Go on as a child of the shim in the container's pid namespace.
+
+        What the container can see it may be able to trace (CAP_SYS_PTRACE) or look through (/proc/<pid>/root): so it
+        sees this process only with the container's own root, rights and filter (CVE-2016-9962).
+        """
+        sc.prctl(sc.PR_SET_DUMPABLE, 0)  # a change of user may have set it (fs.suid_dumpable)
+        read, write = os.pipe()
+        pid = sc.fork_sibling()
+        if pid:
+            wire.send(self.sync, {"pid": pid})
+            self.sync.close()  # its end must tell the shim that the program runs, however late this process ends
+            os.write(write, b"1")
+            os._exit(0)
+        os.close(write)
+        if not os.read(read, 1):  # it was killed before the shim could learn of this process
+            os._exit(125)
+        os.close(read)
+        failpoint("child.exec.inside")
+        os.setsid()
+        if self.process["tty"]:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def _open_null(self) -> int:
         dev = mounts.open_in_root(self.root, b"/dev", os.O_PATH | os.O_DIRECTORY)
@@ -264,7 +301,7 @@ def run_exec(
     sync: socket.socket,
     streams: Streams,
 ) -> NoReturn:
-    """An exec, right after clone from the shim (which already makes children in the container's pid namespace)."""
+    """An exec, right after clone from the shim, in the host's namespaces. It enters the pid namespace when it is confined."""
     child = Child(process, sync, streams, cgroups)
 
     def prepare() -> None:
@@ -285,7 +322,7 @@ def run_exec(
         slave = open_slave(master, *process["console_size"])
         wire.send(sync, {"pty": True}, [master])
         os.close(master)
-        child.use_terminal(slave)
+        child.streams = Streams(slave, slave, slave)
 
     def replace_null() -> None:
         """The host's /dev/null must not be chowned or held by the container (runc #3674)."""
@@ -304,7 +341,7 @@ def run_exec(
         Step("make the terminal", terminal),
         Step("take the standard streams", replace_null),
     ]
-    child.run(steps, lambda: child.start(init=False))
+    child.run(steps, lambda: child.start(init=False, outside=True))
 
 
 def close_others(keep: Sequence[int]) -> None:

@@ -30,6 +30,7 @@ class Exec:
         self._control.setblocking(False)
         self._failure: tuple[str, int] | None = None
         self._ready = False
+        self._inside = False
         self._pid = 0
         try:
             self._start(process, child.Streams(*fds[1:4]))
@@ -47,8 +48,6 @@ class Exec:
 
     def _start(self, process: Process, streams: child.Streams) -> None:
         shim = self._shim
-        # Children of this process are born in the container's pid namespace from here on: one fork instead of two.
-        sc.setns(shim.pidfd, sc.CLONE_NEWPID)
         self._sync, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sync.setblocking(False)
         try:
@@ -68,10 +67,21 @@ class Exec:
         finally:
             theirs.close()
         failpoint("shim.exec.cloned")
-        self._pidfd = os.pidfd_open(self._pid)
         shim.execs.add(self)
         self._poller.watch(self._sync.fileno(), self._on_sync)
-        self._poller.watch(self._pidfd, self._on_exit)
+        self._watch()
+
+    def _watch(self) -> None:
+        pid, self._pidfd = self._pid, os.pidfd_open(self._pid)
+        pidfd = self._pidfd
+        self._poller.watch(pidfd, lambda: self._on_exit(pid, pidfd))
+
+    def _hand_over(self, pid: int) -> None:
+        """The process is a new one, in the container. Once only: from now on the container may be at the other end."""
+        if not self._inside:
+            self._inside = True
+            self._pid = pid
+            self._watch()
 
     def _tell(self, event: wire.Message, fds: tuple[int, ...] = ()) -> None:
         try:
@@ -87,8 +97,10 @@ class Exec:
                 return
             except wire.Closed:
                 break
-            if "pty" in message:
+            if "pty" in message and not self._inside:
                 self._tell({"event": "pty"}, tuple(fds))
+            elif "pid" in message:
+                self._hand_over(message["pid"])
             elif "ready" in message:
                 self._ready = True
             elif "error" in message:
@@ -100,10 +112,16 @@ class Exec:
         if self._ready and not self._failure:
             self._tell({"event": "started", "pid": self._pid}, (self._pidfd,))
 
-    def _on_exit(self) -> None:
-        _, status = os.waitpid(self._pid, 0)
+    def _on_exit(self, pid: int, pidfd: int) -> None:
+        _, status = os.waitpid(pid, 0)
         if self._sync.fileno() >= 0:
             self._on_sync()
+        self._poller.forget(pidfd)
+        os.close(pidfd)
+        if pid == self._pid:
+            self._end(status)
+
+    def _end(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
         if self._failure is None and not self._ready:
             self._failure = (f"cannot exec: the process ended with {code} while it was set up", 126)
@@ -112,7 +130,5 @@ class Exec:
             self._tell({"event": "failed", "message": message, "exit_code": code})
         else:
             self._tell({"event": "exited", "exit_code": 128 - code if code < 0 else code})
-        self._poller.forget(self._pidfd)
-        os.close(self._pidfd)
         self._control.close()
         self._shim.execs.discard(self)
