@@ -60,6 +60,7 @@ class Engine:
             creation = Creation(services, lifecycle)
             lifecycle.on_auto_remove = creation.auto_remove
             await Recovery(services, lifecycle, creation, ShimProcess.reconnect).run()
+            services.networks.watch()
             engine = cls(
                 services, store, Containers(services, lifecycle, creation, Execs(services)), lifecycle
             )

@@ -58,7 +58,7 @@ def replace(name: str, old: str, new: str) -> None:
         return
     try:
         if os.read(fd, 4096).decode().strip() == old:
-            os.write(fd, new.encode())
+            os.pwrite(fd, new.encode(), 0)  # anywhere else the kernel ignores it (sysctl_writes_strict)
     except OSError as error:
         raise OSError(
             error.errno, f"cannot set to {new!r}: {error.strerror}", f"/proc/sys/net/{name}"

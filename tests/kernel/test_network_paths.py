@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import time
+from functools import partial
 
 import dnslib
 import pytest
@@ -212,6 +213,9 @@ async def test_names_resolve_on_shared_networks_only(tmp_path):
             "linked", "front", endpoints=(EndpointSpec(network="front", links=("db-1:primary",)),)
         )
         assert one.sandbox.resolv_conf_text == "nameserver 127.0.0.11\noptions ndots:0\n"
+        inside_one = partial(netns.run_in, one.fd)
+        assert inside_one(lambda: sysctl.read("ipv4/ip_unprivileged_port_start")) == "0"
+        assert inside_one(lambda: sysctl.read("ipv4/ping_group_range")) == "0\t2147483647"
 
         assert await resolve(one, "db-2") == ("NOERROR", [two.ip])
         assert await resolve(one, "DB-2.front.") == ("NOERROR", [two.ip])
