@@ -121,7 +121,6 @@ def _mounts(container: Container, around: Surroundings) -> list[MountEntry]:
         asked.append(bind_entry(f"{container.directory}/files/{index}", file.target, readonly=True))
     if config.ipc_mode == "host":
         asked.append(bind_entry("/dev/shm", "/dev/shm", readonly=False))
-        asked.append(bind_entry("/dev/mqueue", "/dev/mqueue", readonly=False))
     taken = {e["target"].rstrip("/") for e in asked}
     asked += [bind_entry(s, t, readonly=False) for t, s in around.network_files.items() if t not in taken]
     asked.sort(key=_depth)
@@ -228,7 +227,7 @@ def _process(
 
 
 def exec_process(config: ContainerSpec, spec: ExecSpec) -> Process:
-    """A further process, confined as PID 1 is; `privileged` gives it all capabilities and no filter."""
+    """A further process, confined as PID 1 is; `privileged` gives it all capabilities, but the same filter."""
     limits = confinement(config, privileged=spec.privileged)
     env = process_env(config, spec.env)
     if spec.tty and not any(e.startswith("TERM=") for e in env):

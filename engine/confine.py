@@ -113,14 +113,17 @@ def _program(profile: str, mask: int) -> str:
 
 
 def confinement(config: ContainerSpec, *, privileged: bool | None = None) -> Confinement:
-    """What to apply to a process of this container; `privileged` overrides the container's (exec --privileged)."""
+    """What to apply to a process of this container.
+
+    `privileged` (exec --privileged) gives it every capability; the filter stays the container's, as with Docker's runc.
+    """
     options = parse_security_options(config.security_opt)
-    full = config.privileged if privileged is None else privileged or config.privileged
-    mask = capabilities.effective_set(full, config.cap_add, config.cap_drop) & _available()
-    unconfined = options.seccomp == "unconfined" or (full and not options.seccomp)
+    own = capabilities.effective_set(config.privileged, config.cap_add, config.cap_drop) & _available()
+    mask = capabilities.full_set() & _available() if privileged else own
+    unconfined = options.seccomp == "unconfined" or (config.privileged and not options.seccomp)
     return Confinement(
         capabilities=capabilities.masks(mask),
-        seccomp="" if unconfined else _program(options.seccomp, mask),
+        seccomp="" if unconfined else _program(options.seccomp, own),
         no_new_privileges=options.no_new_privileges,
         apparmor=options.apparmor,
     )

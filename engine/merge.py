@@ -13,6 +13,8 @@ from pystack.model.errors import InvalidInput
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM = 64 << 20
+#: Labels by which stacks know their containers. Whoever builds an image must not hand its containers over to one.
+_OWNERSHIP = "com.docker.compose."
 
 
 def _key(entry: str) -> str:
@@ -64,7 +66,7 @@ def merge(spec: ContainerSpec, image: ImageConfig, container_id: str) -> Contain
         command=command,
         entrypoint=entrypoint,
         env=merge_env(spec.env, image.env),
-        labels={**image.labels, **spec.labels},
+        labels={k: v for k, v in image.labels.items() if not k.startswith(_OWNERSHIP)} | dict(spec.labels),
         exposed_ports=_union(
             spec.exposed_ports + tuple(f"{p.container_port}/{p.protocol}" for p in spec.ports),
             image.exposed_ports,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 
 from pystack.engine import bundles
 from pystack.engine.confine import confinement
@@ -19,6 +20,7 @@ _IPC_SYSCTLS = frozenset(
     for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 )
 _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?\Z")
+_DOMAIN = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?\Z")
 _LOG_DRIVERS = frozenset({"json-file", "none"})
 
 
@@ -105,14 +107,35 @@ def check_mounts(config: ContainerSpec) -> None:
             raise Unsupported(f"cannot mount an image at {mount.target}: image mounts are not supported yet")
 
 
+def check_names(config: ContainerSpec) -> None:
+    """What goes into the container's hosts and resolv.conf: a line break would write lines of its own."""
+    if config.hostname and (len(config.hostname) > 63 or not _HOSTNAME.match(config.hostname)):
+        raise InvalidInput(f"invalid hostname format: {config.hostname}")
+    if config.domainname and (len(config.domainname) > 64 or not _DOMAIN.match(config.domainname)):
+        raise InvalidInput(f"invalid domain name: {config.domainname!r}")
+    asked = (
+        ("dns search domain", config.dns_search),
+        ("dns option", config.dns_options),
+        ("dns server", config.dns),
+    )
+    for kind, words in asked:
+        for word in words:
+            if word.split() != [word]:
+                raise InvalidInput(f"invalid {kind}: {word!r}", hint="give one without white space")
+    for server in config.dns:
+        try:
+            ip_address(server)
+        except ValueError:
+            raise InvalidInput(f"invalid dns server: {server!r}", hint="give an IP address") from None
+
+
 def check(config: ContainerSpec, host: Host, features: Features) -> list[str]:
     """Everything about a merged spec. Returns warnings; raises InvalidInput or Unsupported."""
     check_policy(config)
     check_modes(config)
     check_sysctls(config)
     check_mounts(config)
-    if config.hostname and (len(config.hostname) > 63 or not _HOSTNAME.match(config.hostname)):
-        raise InvalidInput(f"invalid hostname format: {config.hostname}")
+    check_names(config)
     if config.stop_signal:
         parse_signal(config.stop_signal)
     if config.log.driver not in _LOG_DRIVERS:

@@ -126,7 +126,7 @@ def split_extra_host(entry: str) -> tuple[str, str]:
     separator = "=" if "=" in entry else ":"
     name, _, address = entry.partition(separator)
     address = address.strip("[]")
-    if not name or name.split() != [name] or (address != "host-gateway" and not _is_address(address)):
+    if entry.split() != [entry] or not name or (address != "host-gateway" and not _is_address(address)):
         raise InvalidInput(f'bad format for add-host: "{entry}"')
     return name, address
 

@@ -11,7 +11,6 @@ import _socket as socket  # without the enumerations of `socket`: what the launc
 import os
 
 from pystack.engine.runtime import child, wire
-from pystack.kernel import syscalls as sc
 from pystack.kernel.failpoints import failpoint
 
 TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
