@@ -95,6 +95,10 @@ class Creation:
                 f"container:{self._services.registry.get(ref).id}" if kind == "container" and colon else mode
             )
 
+        if not any(
+            mode.startswith("container:") for mode in (config.network_mode, config.pid_mode, config.ipc_mode)
+        ):
+            return config
         return replace(
             config,
             network_mode=resolve(config.network_mode),
