@@ -191,6 +191,12 @@ class NetworkRegistry:
         state.record = replace(state.record, spec=spec)
         state.pools = _pools(spec)
 
+    @staticmethod
+    def give_up_subnet(state: NetworkState) -> None:
+        """A predefined bridge has none until its next use: others may have it. The caller keeps the record."""
+        state.record = replace(state.record, spec=replace(state.record.spec, ipam_pools=()))
+        state.pools = ()
+
     def add(self, state: NetworkState) -> None:
         self._states[state.id] = state
 

@@ -33,6 +33,7 @@ from pystack.network.mending import Mender
 from pystack.network.ports import HostPorts
 from pystack.network.records import Attachment, Sandbox, SandboxRequest
 from pystack.network.registry import NetworkRegistry, NetworkState, check_removable, matches
+from pystack.network.retirement import Retirement
 from pystack.network.sandboxes import Builder
 from pystack.network.watch import Watch
 from pystack.network.zones import Zones
@@ -71,7 +72,8 @@ class NetworkService:
         self._sandboxes: dict[str, Sandbox] = {}
         self._builder = Builder(instance, self._registry, self._resolver, self._sandboxes, self.ensure_bridge)
         self._mender = Mender(self._registry, self._bridges, self._firewall, self._forwarder, self._sandboxes)
-        self._watch = Watch(self._mender, self._firewall, self._repaired, self._wind_down)
+        self._watch = Watch(self._mender, self._firewall, self._repaired, self._tidy)
+        self._retirement = Retirement(self._registry, self._bridges, self._firewall, self._sandboxes)
         self._changing = asyncio.Lock()
         self._unsaved: set[str] = set()  # predefined networks whose subnet was chosen but is not durable yet
 
@@ -92,7 +94,7 @@ class NetworkService:
         network). A fault with one container is logged and does not stop the others.
         """
         known = self._bridges.links()
-        owned = {state.record.bridge for state in self._registry if state.record.bridge}
+        owned = {state.record.bridge for state in self._registry if state.pools}
         owned |= {a.link for sandbox, _ in live for a in sandbox.attachments}
         stray = re.compile(re.escape(self._instance.link_prefix) + "[bv][0-9a-f]{7}$")
         self._bridges.remove(
@@ -103,10 +105,8 @@ class NetworkService:
         rules = [state.rules() for state in self._registry if state.pools]
         forwards = {sandbox.container_id: publishing.forwards(sandbox) for sandbox, _ in live}
         self._firewall.restore(rules, forwards)
-        if rules:
+        if rules or self._has_table():
             self._firewall.assert_all()
-        elif self._has_table():
-            self._firewall.destroy()
         for state in self._registry:
             if state.pools:
                 self._mender.mend(state)
@@ -116,6 +116,7 @@ class NetworkService:
                 self._bind_dns(sandbox, netns_fd)
             except EngineError as error:
                 log.warning("container %s has no name resolution: %s", sandbox.name, error)
+        await self._wind_down()
         failpoint("network.recovered")
 
     def watch(self) -> None:
@@ -125,6 +126,7 @@ class NetworkService:
     async def close(self) -> None:
         """Let go of sockets; containers keep their network."""
         await self._watch.stop()
+        await self._retirement.finished()
         self._dns.close()
         self._ports.close()
         self._bridges.close()
@@ -133,6 +135,7 @@ class NetworkService:
     async def destroy(self) -> None:
         """Remove everything of this engine from the kernel: bridges, table, and forwarding if it was turned on here."""
         await self._watch.stop()
+        await self._retirement.finished()
         for container_id in tuple(self._sandboxes):
             await self.release(container_id)
         prefix = self._instance.link_prefix
@@ -188,6 +191,7 @@ class NetworkService:
         self._event("destroy", state)
 
     async def inspect(self, ref: str) -> NetworkView:
+        await self._retirement.finished()
         state = self._registry.get(ref)
         if state.record.bridge and not state.pools:
             self.ensure_bridge(state)
@@ -219,6 +223,7 @@ class NetworkService:
         """
         self._watch.started_a_container()
         await self.release(request.container_id)
+        await self._retirement.finished()
         sandbox = self._builder.build(request)
         self._remember(sandbox)
         try:
@@ -274,6 +279,7 @@ class NetworkService:
 
         For one that does not run (None) the endpoint is only checked. The caller writes the sandbox's texts.
         """
+        await self._retirement.finished()
         state = self._registry.get(endpoint.network)
         self._builder.check(state, endpoint)
         if netns_fd is None:
@@ -367,6 +373,11 @@ class NetworkService:
             self._firewall.set_uplinks(())
             self._firewall.destroy()
             failpoint("network.table.removed")
+
+    async def _tidy(self) -> None:
+        """At each look of the watch: what nobody uses any more goes."""
+        await self._retirement.look()
+        await self._wind_down()
 
     async def _keep_bridge(self, state: NetworkState) -> None:
         """Make a predefined bridge's subnet durable before anybody is told of it."""

@@ -222,7 +222,7 @@ async def test_starts_stops_and_removals_are_no_loss_and_reach_no_reader(tmp_pat
             LinkWatch.losses = listen
         assert repairs(host) == []
         # our own removals of a bridge at most, never what starting and stopping a container says
-        assert len(seen) <= 6
+        assert len(seen) <= 12
 
 
 @on_own_host
@@ -249,6 +249,51 @@ async def test_the_table_goes_with_the_last_bridge_and_forwarding_too(tmp_path):
         await until(lambda: Nft().run("list tables") == "")
         assert sysctl.read("ipv4/ip_forward") == "0"
         assert repairs(host) == []
+
+
+@on_own_host
+async def test_the_default_bridge_goes_when_nobody_uses_it(tmp_path):
+    async with engine(tmp_path) as host, watched(host):
+
+        def names():
+            return {link.name for link in own_links() if link.name.startswith(host.instance.link_prefix)}
+
+        box = await host.run("box")
+        gateway = await host.run("gateway", "none", extra_hosts=("host:host-gateway",))
+        await asyncio.sleep(0.4)
+        assert len(names()) == 2
+        await host.stop(box)
+        await asyncio.sleep(0.4)
+        assert len(names()) == 1  # its address is in the other one's /etc/hosts
+        await host.stop(gateway)
+        await until(lambda: not names() and Nft().run("list tables") == "")
+        assert (await host.service.list({"name": ["bridge"]}))[0].ipam_pools == ()
+        view = await host.service.inspect("bridge")
+        assert view.ipam_pools[0].subnet
+        # users come while it goes: every one of them works
+        for _ in range(15):
+            box = await host.run("box")
+            serve(box.fd, 80, "box")
+            assert (await ask(None, box.ip, 80)).startswith("box")
+            await host.stop(box)
+            await asyncio.sleep(0.17)
+        assert repairs(host) == []
+
+
+@on_own_host
+async def test_a_retirement_that_was_cut_short_is_finished_by_the_next_daemon(tmp_path):
+    async with engine(tmp_path) as host:
+        await host.stop(await host.run("box"))
+        state = host.service._registry.default_bridge()
+        host.service._registry.give_up_subnet(state)
+        await host.service._registry.keep(state)  # and the daemon dies
+        await host.service.close()
+        host.service = host.new_service()
+        await host.service.open()
+        await host.service.recover([])
+        assert not [link for link in own_links() if link.name.startswith(host.instance.link_prefix)]
+        assert Nft().run("list tables") == ""
+        assert sysctl.read("ipv4/ip_forward") == "0"
 
 
 @on_own_host
