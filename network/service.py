@@ -227,8 +227,9 @@ class NetworkService:
         sandbox = self._builder.build(request)
         self._remember(sandbox)
         try:
-            sandbox = publishing.reserve(self._ports, sandbox)
-            self._remember(sandbox)
+            if sandbox.bindings:
+                sandbox = publishing.reserve(self._ports, sandbox)
+                self._remember(sandbox)
             for attachment in sandbox.attachments:
                 await self._keep_bridge(self._registry.get(attachment.view.network_id))
         except BaseException:

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from engines import engine_at, instance_at
 from ownhost import (  # noqa: F401 - close_servers is a fixture
     ask,
     close_servers,
@@ -347,3 +348,26 @@ async def test_the_warning_says_what_and_comes_once(tmp_path):
 def test_pyroute2_is_not_imported_with_the_service():
     code = "import pystack.network.service, sys; sys.exit('pyroute2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_engine_watches_from_its_start(tmp_path):
+    async def scenario():
+        async with engine_at(tmp_path) as running:
+            made = await running.networks.create(NetworkSpec(name="app"))
+            instance = instance_at(tmp_path)
+            table = next(
+                line for line in Nft().run("list tables inet").splitlines() if instance.nft_table in line
+            )
+            events = running.events.subscribe(filters={"type": ["network"], "event": ["repair"]})
+            Nft().run(f"delete {table}")
+            delete(instance.bridge(made.id))
+            seen = set()
+            async with asyncio.timeout(10):
+                while len(seen) < 2:
+                    event = await anext(events)
+                    seen.add(event.attributes["name"])
+            assert seen == {instance.nft_table, "app"}
+            await events.aclose()
+            await running.networks.remove("app")
+
+    asyncio.run(scenario())
