@@ -26,6 +26,7 @@ from pystack.engine.services import Registry, Services
 from pystack.engine.store import Store, Table
 from pystack.image.service import ImageService
 from pystack.kernel.cgroups import EngineCgroups
+from pystack.kernel.placement import spread_children
 from pystack.model.errors import Conflict, NotModified, PystackError
 from pystack.model.names import Instance
 from pystack.model.observed import Event
@@ -133,6 +134,7 @@ def _make_directories(instance: Instance) -> None:
     os.makedirs(instance.root, mode=0o700, exist_ok=True)
     os.chmod(instance.root, 0o700)
     os.makedirs(f"{instance.root}/containers", mode=0o700, exist_ok=True)
+    spread_children(f"{instance.root}/containers")
     os.makedirs(instance.run, mode=0o711, exist_ok=True)
     os.makedirs(f"{instance.run}/c", mode=0o700, exist_ok=True)
 
