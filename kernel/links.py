@@ -63,7 +63,9 @@ class LinkWatch:
 
     def __init__(self) -> None:
         # Typed as Any: pyroute2 makes its API at run time.
-        self._netlink: Any = importlib.import_module("pyroute2").AsyncIPRoute()
+        pyroute2: Any = importlib.import_module("pyroute2")
+        self._netlink: Any = pyroute2.AsyncIPRoute()
+        self._error: type[Exception] = pyroute2.NetlinkError
 
     async def open(self) -> None:
         """Listen; nothing passes until `watch`."""
@@ -79,7 +81,10 @@ class LinkWatch:
 
     async def losses(self) -> list[int]:
         """Wait for messages; the links that they are about. OSError (ENOBUFS) when some were lost: look at all links."""
-        return [message["index"] async for message in self._netlink.get()]
+        try:
+            return [message["index"] async for message in self._netlink.get()]
+        except self._error as error:
+            raise OSError(error.args[0], "cannot read messages about links", "rtnetlink") from error
 
     def close(self) -> None:
         self._netlink.close()

@@ -90,9 +90,12 @@ class Nft:
                 f"cannot change the firewall: neither {_SONAME} nor the nft program is installed",
                 hint="apt-get install libnftables1",
             )
-        done = subprocess.run(
-            [program, "-f", "-"], input=commands, capture_output=True, text=True, timeout=10, check=False
-        )
+        try:
+            done = subprocess.run(
+                [program, "-f", "-"], input=commands, capture_output=True, text=True, timeout=10, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise EngineError("cannot change the firewall: nft does not end") from error
         if done.returncode:
             raise EngineError(f"cannot change the firewall: {done.stderr.strip()}")
         return done.stdout

@@ -184,7 +184,7 @@ class Firewall:
     def is_intact(self) -> bool:
         """Whether the kernel's table has every rule and element, by number. Cheap while nobody changes any table."""
         if not self._made:
-            return True
+            return not self._bridges
         expected = dict.fromkeys(_SET_NAMES, 0) | {"uplinks": len(self._uplinks)}
         for rules in self._bridges.values():
             for name, _ in _bridge_elements(rules):
@@ -204,7 +204,7 @@ class Firewall:
         self._bridges[rules.bridge] = rules
         try:
             self._commit(self._commands("add", _bridge_elements(rules)))
-        except EngineError:
+        except (EngineError, OSError):
             del self._bridges[rules.bridge]
             raise
 
@@ -275,18 +275,19 @@ class Firewall:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        failed: EngineError | None = None
+        failed: Exception | None = None
         try:
             self._apply_asked()
-        except EngineError as error:
+        except Exception as error:  # whatever it is, whoever waits must hear of it
             failed = error
+            self._made = False  # the kernel may have any of it: the next change writes the whole table
         for waiter in waiting:
             if waiter.done():
                 continue
             if failed is None:
                 waiter.set_result(None)
             else:
-                waiter.set_exception(EngineError(str(failed), hint=failed.hint))
+                waiter.set_exception(_as_engine_error(failed))
 
     def _apply_asked(self) -> None:
         asked, self._asked = self._asked, {}
@@ -338,6 +339,13 @@ class Firewall:
             name, key, data = forward.element()
             elements.append((name, f"{key} : {data}"))
         return elements
+
+
+def _as_engine_error(error: Exception) -> EngineError:
+    """A new one for each that waits: an exception that is raised in two places mixes their tracebacks."""
+    if isinstance(error, EngineError):
+        return EngineError(str(error), hint=error.hint)
+    return EngineError(f"cannot change the firewall: {error}")
 
 
 def _bridge_elements(rules: BridgeRules) -> list[tuple[str, str]]:

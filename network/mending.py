@@ -48,8 +48,8 @@ class Mender:
         self._firewall.add_bridge(state.rules())
         self._bridges.ensure(record, links)
 
-    def mend(self, state: NetworkState) -> None:
-        """Make the network's bridge again, and the links of running containers its ports. A fault is logged."""
+    def mend(self, state: NetworkState) -> bool:
+        """Make the network's bridge again, and the links of running containers its ports. A fault is logged, and False."""
         try:
             self.ensure(state)
             self._bridges.reattach(
@@ -63,8 +63,9 @@ class Mender:
             )
         except (EngineError, OSError) as error:
             log.warning("network %s does not work: %s", state.name, error)
-        else:
-            failpoint("network.mended")
+            return False
+        failpoint("network.mended")
+        return True
 
     def watched(self) -> list[NetworkState]:
         """The networks whose bridge this engine has made."""

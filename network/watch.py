@@ -24,6 +24,12 @@ _QUIET = 1.0  # seconds without a new container after which pyroute2 may be impo
 _SETTLE = 0.05  # seconds for what belongs to one change: a bridge's addresses go one by one
 
 
+def _ended(task: asyncio.Task[None]) -> None:
+    """They end by being cancelled only."""
+    if not task.cancelled() and task.exception() is not None:
+        log.error("the networks are watched less than they should be", exc_info=task.exception())
+
+
 class Watch:
     """`publish(actor id, name, what)` tells of a repair; `wind_down` is tried again at every look."""
 
@@ -47,6 +53,8 @@ class Watch:
             loop = asyncio.get_running_loop()
             self._last_start = loop.time()
             self._tasks = [loop.create_task(work()) for work in (self._look_again, self._listen)]
+            for task in self._tasks:
+                task.add_done_callback(_ended)
 
     async def stop(self) -> None:
         """Idempotent. Afterwards nothing is mended any more."""
@@ -89,8 +97,10 @@ class Watch:
 
     def _look_at_bridges(self) -> None:
         for state, what in self._mender.losses():
-            self._mender.mend(state)
-            self._report(state.name, what, state.id)
+            if self._mender.mend(state):
+                self._report(state.name, what, state.id)
+            else:
+                self._watched = frozenset()  # look again at the next round
 
     def _report(self, name: str, what: str, actor: str = "") -> None:
         log.warning("%s by something else: mended (%s)", what, name)

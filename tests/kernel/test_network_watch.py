@@ -155,6 +155,23 @@ async def test_a_deleted_bridge_comes_back_with_everything(tmp_path):
 
 
 @on_own_host
+async def test_what_cannot_be_mended_is_tried_again(tmp_path):
+    async with engine(tmp_path) as host, watched(host):
+        made = await host.service.create(NetworkSpec(name="app"))
+        web = await host.run("web", "app")
+        serve(web.fd, 80, "web")
+        await asyncio.sleep(0.2)
+        bridge = host.instance.bridge(made.id)
+        with rtnetlink.Socket() as own:  # in one go: something of another kind has the name at once
+            own.batch([rtnetlink.delete_link(bridge), rtnetlink.veth(bridge, "eth7", peer_netns_fd=web.fd)])
+        await asyncio.sleep(0.4)
+        assert repairs(host) == []
+        delete(bridge)
+        await until(lambda: repairs(host))
+        assert (await ask(None, web.ip, 80)).startswith("web")
+
+
+@on_own_host
 async def test_addresses_come_back_and_bridges_go_up_again(tmp_path):
     async with engine(tmp_path) as host, watched(host):
         made = await host.service.create(NetworkSpec(name="app", enable_ipv6=True))

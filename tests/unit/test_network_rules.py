@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from pystack.kernel import failpoints
 from pystack.model.container import NetworkSpec, PortBinding
 from pystack.model.errors import EngineError, InvalidInput
 from pystack.model.observed import PublishedPort
@@ -120,6 +121,33 @@ def test_a_refused_port_is_forgotten_and_its_neighbours_are_told():
         assert ("open4", "6 . 3") in firewall._led  # until its owner ends it
 
     asyncio.run(scenario())
+
+
+def test_a_fault_after_the_kernel_took_a_change_makes_the_next_one_write_everything():
+    async def scenario():
+        nft = Recorder()
+        firewall = Firewall("t", nft)
+        firewall.add_bridge(BridgeRules(bridge="b0", subnets=("10.0.0.0/24",)))
+        failpoints.configure("test.nft=1*error")
+        run = nft.run
+
+        def applied(commands):
+            run(commands)
+            failpoints.failpoint("test.nft")
+            return ""
+
+        nft.run = applied
+        with pytest.raises(EngineError, match=r"cannot change the firewall: .*failpoint"):
+            await firewall.publish("c", [forward(port=1)])
+        assert not firewall.is_intact()
+        await firewall.publish("d", [forward(port=2)])
+        assert nft.commands[-1] == firewall.render()
+        assert "6 . 1 :" not in nft.commands[-1]
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        failpoints.configure("")
 
 
 def test_port_bindings():
