@@ -17,15 +17,18 @@ from typing import Any
 import images
 import pytest
 
-#: `probe SPEC…`: SPEC is [i|x]NUMBER[,ARGUMENT…] for x86-64, int 0x80 and x32. One line for each: errno, 0, or sigN.
+#: `probe serial` prints the session keyring's serial, `probe uid` the user. `probe SPEC…`: SPEC is [i|x]NUMBER[,ARGUMENT…] for x86-64, int 0x80 and x32. One line for each: errno, 0, or sigN.
 _PROBE = r"""
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 int main(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "serial")) { printf("%ld\n", syscall(250, 0, -3, 0)); return 0; }
+    if (argc > 1 && !strcmp(argv[1], "uid")) { printf("euid=%d\n", geteuid()); return 0; }
     for (int i = 1; i < argc; i++) {
         char *at = argv[i], kind = 0;
         if (*at == 'i' || *at == 'x') kind = *at++;
@@ -65,7 +68,11 @@ _WATCH = r"""
 #include <time.h>
 #include <unistd.h>
 static long denied, foreign;
-static int hidden(const char *exe) { int fd = open(exe, O_RDONLY); if (fd >= 0) close(fd); return fd < 0; }
+static int hidden(const char *exe) {
+    int fd = open(exe, O_RDONLY);
+    if (fd >= 0) { close(fd); return 0; }
+    return errno == EACCES || errno == EPERM;
+}
 static void look(const char *pid, const char *canary) {
     char path[512], link[512], name[64];
     snprintf(path, sizeof path, "/proc/%s/exe", pid);
@@ -82,7 +89,14 @@ static void look(const char *pid, const char *canary) {
         close(fd);
     } else if (errno == EACCES || errno == EPERM) denied++;
     else return;
-    static const char *doors[] = {"environ", "fd", "cwd/.", "root/.", "maps", "mem", 0};
+    snprintf(path, sizeof path, "/proc/%s/status", pid);
+    FILE *status = fopen(path, "r");
+    while (status && fgets(link, sizeof link, status))
+        if (!strncmp(link, "CapEff:", 7)) printf("caps %s", link + 8);
+    if (status) fclose(status);
+    snprintf(path, sizeof path, "/proc/%s/exe", pid);
+    static const char *doors[] = {"environ", "fd/0", "fd/1", "fd/2", "fd/3", "fd/4", "fd/5", "fd/6", "cwd/.", "root/.",
+        "maps", "mem", 0};
     for (int i = 0; doors[i]; i++) {
         char door[512];
         snprintf(door, sizeof door, "/proc/%s/%s", pid, doors[i]);
@@ -165,9 +179,9 @@ section limits; grep -E 'open files|core file|processes' /proc/self/limits
 section oom; cat /proc/self/oom_score_adj
 section cgroup; cat /proc/self/cgroup
 section namespaces; for n in mnt pid net uts ipc cgroup user; do readlink /proc/self/ns/$n; done
-section environment; env
+section environment; env | grep -v ^SHLVL=
 section cwd; readlink /proc/self/cwd
-section fds; for n in /proc/self/fd/*; do [ -L $n ] && echo "${{n##*/}} $(readlink $n)"; done
+section fds; for n in /proc/$$/fd/*; do [ -L $n ] && echo "${{n##*/}} $(readlink $n)"; done
 section errnos; /bin/probe {" ".join(spec for spec, _ in DEFAULT_ERRNOS.values())}
 section doors; /bin/probe {" ".join(CLOSED_DOORS.values())}
 section masked; for f in {_MASKED}; do
@@ -190,8 +204,9 @@ section keyring; cat /proc/keys | wc -l
 """
 
 
-def _program(name: str, source: str) -> bytes:
-    """A static program, compiled once and kept."""
+def program(name: str) -> bytes:
+    """A static program of these tests, compiled once and kept."""
+    source = {"probe": _PROBE, "watch": _WATCH}[name]
     kept = images.CACHE / f"{name}-{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     if not kept.exists():
         images.CACHE.mkdir(parents=True, exist_ok=True)
@@ -210,8 +225,8 @@ def layer() -> bytes:
     return images.tar(
         [
             images.directory("bin"),
-            images.member("bin/probe", _program("probe", _PROBE), mode=0o755),
-            images.member("bin/watch", _program("watch", _WATCH), mode=0o755),
+            images.member("bin/probe", program("probe"), mode=0o755),
+            images.member("bin/watch", program("watch"), mode=0o755),
             images.member("report", REPORT.encode(), mode=0o755),
         ]
     )
