@@ -39,10 +39,12 @@ class Recovery:
     ) -> None:
         self._services, self._lifecycle, self._creation = services, lifecycle, creation
         self._reconnect = reconnect
+        self._left: set[str] = set()
 
     async def run(self) -> None:
         """Every container by itself: one that cannot be recovered is logged and does not keep the engine from starting."""
         containers = list(self._services.registry)
+        self._left = self._found_on_host()
         shims = dict(
             zip(
                 [c.id for c in containers],
@@ -86,6 +88,10 @@ class Recovery:
             record = container.record
             if record.removing or record.starting:
                 await self._end_run(container)
+            elif not container.running and self._has_leftovers(container):
+                # Its end was recorded, and no more: what the run held is still there.
+                await self._end_run(container)
+                await self._lifecycle.release_leftovers(container)
             if record.removing:
                 log.info("finish the removal of container %s", container.name)
                 await self._creation.finish_removal(container)
@@ -99,6 +105,13 @@ class Recovery:
                 self._lifecycle.plan_restart(container, FIRST_DELAY)
             else:
                 await self._at_rest(container)
+
+    def _found_on_host(self) -> set[str]:
+        """Names of what runs of containers have on this host: their cgroups and run directories."""
+        return self._services.cgroups.list_containers() | set(_entries(f"{self._services.instance.run}/c"))
+
+    def _has_leftovers(self, container: Container) -> bool:
+        return not self._left.isdisjoint({container.id, os.path.basename(container.run_directory)})
 
     async def _end_run(self, container: Container) -> None:
         """End a run that is undone. Its shim has written all that it writes when this returns."""

@@ -97,7 +97,8 @@ class Engine:
         return int(self.client.get("/daemon")["pid"])
 
     def launcher_pid(self) -> int:
-        return int(self.client.get("/daemon")["launcher"])
+        """Of the launcher; one that died is replaced within a second."""
+        return int(wait_until(lambda: self.client.get("/daemon")["launcher"], what="a launcher"))
 
     def ps(self, project: str) -> dict[str, dict[str, Any]]:
         """The stack's containers by name."""
@@ -112,6 +113,7 @@ class Engine:
 
     def kill(self, pid: int) -> None:
         """SIGKILL by pid, and wait until the process is gone."""
+        assert pid > 1, f"{pid} is no process of an engine"
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline and Path(f"/proc/{pid}").exists() and not self._zombie(pid):
@@ -135,7 +137,9 @@ class Engine:
             if not Path(self.instance.root, "state.db").exists():
                 return
             self.start()
-        for stack in self.client.get("/stacks"):  # or one that is being resumed would make its containers again
+        for stack in self.client.get(
+            "/stacks"
+        ):  # or one that is being resumed would make its containers again
             self.run("-p", stack["name"], "down", "-v", check=False)
         for item in self.client.get("/containers/json", {"all": True}):
             self.client.delete(f"/containers/{item['Id']}", {"force": True, "v": True})

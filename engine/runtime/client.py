@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -22,10 +23,13 @@ from pystack.engine.runtime.streams import AttachStream, ExecProcess, Pipes
 from pystack.kernel.process import fd_path, is_alive, sealed_copy, socket_address
 from pystack.model.errors import Conflict, StartError, Unavailable
 
+log = logging.getLogger(__name__)
+
 _SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(pystack.__file__)))
 _ENTRY = f"import sys; sys.path.append({_SOURCE!r}); from pystack.engine.runtime.launcher import main; main()"
 _CREATE_TIMEOUT = 30.0  # seconds for launcher and shim to clone a process
 _CONNECT_TRIES = 500  # of 10 ms
+_LINGER, _YOUNG = 1.0, 1.0  # seconds, see `Launcher._on_death`
 _HIGH_FD = 100  # above the numbers that the launcher is given
 
 
@@ -68,7 +72,7 @@ def _connect_once(path: str) -> socket.socket:
 
 
 class Launcher:
-    """The launcher process: started on demand, replaced when it has died. Containers do not depend on it."""
+    """The launcher process, replaced when it has died. Containers do not depend on it. `pid` is 0 while there is none."""
 
     def __init__(self, *, cgroups: Sequence[str] = (), log: str = "/dev/null") -> None:
         """`cgroups`: the supervisors' directories, one for each hierarchy; launcher and shims live there.
@@ -83,6 +87,9 @@ class Launcher:
         self.warnings: list[str] = []
         self._dead = asyncio.Event()
         self._sending = asyncio.Lock()
+        self._started = 0.0
+        self._closing = False
+        self._successor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start it, if it does not run. Unavailable when it cannot be started."""
@@ -100,7 +107,9 @@ class Launcher:
         self._socket = mine
         self._pidfd = os.pidfd_open(self.pid)
         self._dead.clear()
-        asyncio.get_running_loop().add_reader(self._pidfd, self._on_death)
+        loop = asyncio.get_running_loop()
+        self._started = loop.time()
+        loop.add_reader(self._pidfd, self._on_death)
 
     def _spawn(self, line: int) -> int:
         executable = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
@@ -130,18 +139,40 @@ class Launcher:
             wire.close_all([high, copy, high_copy])
 
     def _on_death(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._pidfd)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)  # does not wait: a readable pidfd is a process that has ended
         if self._socket:
-            self._socket.close()
+            # Not while somebody waits to write: its callback must see the end, not another file of the same number.
+            if self._sending.locked():
+                loop.call_later(_LINGER, self._socket.close)
+            else:
+                self._socket.close()
         self._socket = None
         self._pidfd = -1
+        self.pid = 0
         self._dead.set()
+        if not self._closing:
+            young = (
+                loop.time() - self._started < _YOUNG
+            )  # it may die again at once, and this must not go in circles
+            self._successor = loop.create_task(self._replace(_YOUNG if young else 0.0))
+
+    async def _replace(self, delay: float) -> None:
+        """Be ready for the next launch, which does not wait for this: it starts one by itself."""
+        await asyncio.sleep(delay)
+        try:
+            await self.start()
+        except Unavailable as error:
+            log.warning("%s", error)
 
     async def close(self) -> None:
         """End the launcher. Shims and containers go on."""
+        self._closing = True
+        if self._successor is not None:
+            self._successor.cancel()
         if self._socket is None:
             return
         self._socket.close()
