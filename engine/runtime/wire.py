@@ -105,7 +105,8 @@ def decode(body: bytes, fds: list[int]) -> Message:
             os.close(memfd)
     try:
         message, end = _scan(body.decode(), 0)
-    except (StopIteration, ImportError) as error:  # the latter: JSONDecodeError, which the launcher has not
+    except (StopIteration, SystemError, ImportError) as error:
+        # The last two are the scanner's, when there is no json.decoder to take JSONDecodeError from: in the launcher.
         raise ValueError("cannot take a message that is not JSON") from error
     if not isinstance(message, dict) or end != len(body):
         raise ValueError("cannot take a message that is not an object")

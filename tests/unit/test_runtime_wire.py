@@ -202,3 +202,20 @@ def test_targets_are_made_inside_the_root(tmp_path: Path) -> None:
 def test_mount_flags_as_attributes() -> None:
     assert mounts.attributes(syscalls.MS_RDONLY | syscalls.MS_NOSUID) == 3
     assert mounts.attributes(0) == 0
+
+
+def test_the_launcher_refuses_garbage_without_json() -> None:
+    """There the C scanner finds no exception class to raise: it must come out as ValueError all the same."""
+    source = Path(pystack.__file__).parent.parent
+    code = (
+        f"import sys; sys.path.append({str(source)!r}); from pystack.engine.runtime import launcher, wire;"
+        "sys.path.clear(); sys.meta_path.clear(); assert 'json' not in sys.modules\n"
+        'for body in (b\'{"a"\', b"x", b\'{"a":}\', b"[1]", b\'{"a":1}x\', b"\\xff", b""):\n'
+        "    try:\n        print(wire.decode(body, []))\n"
+        "    except ValueError:\n        print('refused')\n"
+        'print(wire.decode(wire.encode({"é": [1, 2.5, None, "\\x01"]}).encode(), []))'
+    )
+    output = subprocess.run(
+        [sys.executable, "-I", "-S", "-X", "utf8", "-c", code], capture_output=True, check=True, text=True
+    ).stdout
+    assert output.splitlines() == ["refused"] * 7 + [str({"é": [1, 2.5, None, "\x01"]})]
