@@ -240,8 +240,12 @@ class Firewall:
         self._forwards = {key: value for key, value in forwards.items() if value}
 
     def set_uplinks(self, names: Iterable[str]) -> None:
-        """Interfaces between which nothing is forwarded. Takes effect with the next `assert_all`."""
-        self._uplinks = tuple(names)
+        """Interfaces between which nothing is forwarded; in the kernel when there is a table."""
+        had, self._uplinks = self._uplinks, tuple(names)
+        gone = [("uplinks", f'"{name}"') for name in had if name not in self._uplinks]
+        come = [("uplinks", f'"{name}"') for name in self._uplinks if name not in had]
+        if self._made and (gone or come):
+            self._commit([*self._commands("delete", gone), *self._commands("add", come)])
 
     @staticmethod
     def _forget(forwards: Sequence[Forward]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pystack.kernel import rtnetlink, sysctl
 from pystack.kernel.failpoints import failpoint
@@ -48,18 +48,18 @@ class Forwarder:
         if record.boot_id == sysctl.boot_id():
             self._record = record
 
-    def enable(self, links: Iterable[rtnetlink.Link]) -> bool:
-        """Turn IPv4 forwarding on; whether it was off. The caller closes `uplinks` in the firewall."""
+    def enable(self, links: Iterable[rtnetlink.Link], guard: Callable[[tuple[str, ...]], object]) -> None:
+        """Turn IPv4 forwarding on if it is off, after `guard` has closed it between the host's own interfaces."""
         if sysctl.read("ipv4/ip_forward") != "0":
-            return False
+            return
         # Bridges and their ports are other engines', which judge them.
         own = (link for link in links if link.name != "lo" and link.kind != "bridge" and not link.master)
         uplinks = tuple(link.name for link in own)
+        guard(uplinks)
         sysctl.write("ipv4/ip_forward", "1")
         self._record = Forwarding(boot_id=sysctl.boot_id(), uplinks=uplinks)
         self._saved = False
         failpoint("network.forwarding.enabled")
-        return True
 
     async def keep(self) -> None:
         """Make what `enable` did durable (nothing to do: returns at once)."""

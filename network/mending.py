@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 from pystack.kernel import sysctl
 from pystack.kernel.failpoints import failpoint
-from pystack.kernel.rtnetlink import Link
 from pystack.model.errors import EngineError
 from pystack.network import forwarding
 from pystack.network.bridge import Bridges
@@ -41,11 +40,11 @@ class Mender:
         """A network's bridge as it shall be (idempotent). Rules first: it is never open, not even for a moment."""
         links = self._bridges.links()
         record = state.record
+        self._firewall.add_bridge(state.rules())
         if not record.spec.internal:
-            self._forward(links)
+            self._forwarder.enable(links, self._firewall.set_uplinks)
         if record.spec.enable_ipv6 and not record.spec.internal:
             forwarding.enable_ipv6()
-        self._firewall.add_bridge(state.rules())
         self._bridges.ensure(record, links)
 
     def mend(self, state: NetworkState) -> bool:
@@ -91,9 +90,5 @@ class Mender:
         return any(not state.record.spec.internal for state in self.watched())
 
     def forward(self) -> None:
-        self._forward(self._bridges.links())
-
-    def _forward(self, links: list[Link]) -> None:
-        if self._forwarder.enable(links):
-            self._firewall.set_uplinks(self._forwarder.uplinks)
-            self._firewall.assert_all()
+        """Turn forwarding on again."""
+        self._forwarder.enable(self._bridges.links(), self._firewall.set_uplinks)

@@ -371,8 +371,8 @@ class NetworkService:
             await self._forwarder.restore()
         # Somebody may have made a bridge meanwhile, and turned forwarding on again.
         if not self._firewall.has_bridges and self._firewall.made:
-            self._firewall.set_uplinks(())
             self._firewall.destroy()
+            self._firewall.set_uplinks(())
             failpoint("network.table.removed")
 
     async def _tidy(self) -> None:
