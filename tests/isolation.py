@@ -196,7 +196,7 @@ section devices; rm -f /tmp/n; for n in "c 1 1" "c 1 11" "c 10 229" "c 10 232" "
  do mknod /tmp/n $n && head -c 1 /tmp/n 2>&1; echo; rm -f /tmp/n; done
 section dev; ls -A /dev; stat -c '%n %t:%T %a %u:%g' /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty
 section pts; ls /dev/pts
-section mounts; cut -d' ' -f2-4 /proc/mounts
+section mounts; cut -d' ' -f2-4 /proc/mounts | sed 's|^/ overlay .*|/ overlay rw|'
 section points; cut -d' ' -f5 /proc/self/mountinfo
 section shared; grep -c shared: /proc/self/mountinfo
 section links; ls /sys/class/net
