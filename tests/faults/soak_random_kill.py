@@ -81,6 +81,8 @@ class Worker(threading.Thread):
         except EngineUnreachable:
             time.sleep(0.02)
         except ApiError as error:
+            if any(shot in error.message for shot in self.soak.shot):
+                return  # it was gone, with its shim
             self.soak.anomaly(f"client {self.number}: {verb.__name__}: {error.status} {error.message}")
 
     def _pick(self, *states: str) -> str | None:
@@ -150,7 +152,8 @@ class Worker(threading.Thread):
             client.post(f"/containers/{name}/rename", None, {"name": new})
             del self.containers[name]
             self.containers[new] = state
-            self.pids[new] = self.pids.pop(name, 0)
+            if name in self.pids:
+                self.pids[new] = self.pids.pop(name)
 
     def _exec(self) -> None:
         name, client = self._pick(RUNNING), self.soak.engine.client
