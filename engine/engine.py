@@ -119,6 +119,7 @@ class Engine:
                 container.shim.close()
                 container.shim = None
         services.watcher.close()
+        services.disk.close()
 
     async def _stop(self, container_id: str) -> None:
         try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pystack.engine.container import Container, ContainerRecord, dump_record, load_record
+from pystack.engine.disk import Disk
 from pystack.engine.events import EventBus
 from pystack.engine.names import NameIndex
 from pystack.engine.ports import LauncherPort
@@ -140,6 +141,7 @@ class Services:
     launcher: LauncherPort
     watcher: DirectoryWatcher = field(default_factory=DirectoryWatcher)
     background: Background = field(default_factory=Background)
+    disk: Disk = field(default_factory=Disk)
     closing: bool = False
 
     def publish(self, container: Container, action: str, **attributes: str) -> None:
