@@ -56,8 +56,13 @@ class Diagnostic:
         return [f" {pad} |", f" {number} | {shown}", f" {pad} | {indent}{carets}"]
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding for machines; empty parts are left out."""
-        data: dict[str, Any] = {"severity": self.severity, "code": self.code, "message": self.message}
+        """The finding for machines; empty parts are left out. `rendered` is what `str()` gives, for people."""
+        data: dict[str, Any] = {
+            "severity": self.severity,
+            "code": self.code,
+            "message": self.message,
+            "rendered": str(self),
+        }
         for name in ("file", "line", "column", "path", "help"):
             if value := getattr(self, name):
                 data[name] = value
