@@ -7,6 +7,7 @@ exec under the container's own confinement, as its own user and in its working d
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from pystack.engine import bundles
 from pystack.engine.container import Container, HealthState
@@ -24,8 +25,10 @@ from pystack.engine.health import (
 from pystack.engine.ports import ExecPort
 from pystack.engine.services import Services
 from pystack.model.container import ExecSpec
-from pystack.model.errors import StartError
+from pystack.model.errors import EngineError, StartError
 from pystack.model.states import Health
+
+log = logging.getLogger(__name__)
 
 
 class Prober:
@@ -69,15 +72,24 @@ class Prober:
             container.health = HealthState(status=Health.UNHEALTHY, log=container.health.log)
 
     def _report(self, container: Container, machine: HealthMachine, changed: bool) -> None:
-        container.health = HealthState(
-            status=machine.status, failing_streak=machine.failing_streak, log=machine.log
-        )
+        found = HealthState(status=machine.status, failing_streak=machine.failing_streak, log=machine.log)
+        if not changed or found.status is Health.STARTING:
+            container.health = found
         if changed:
-            self._services.background.spawn(
-                self._services.registry.amend(container, health=machine.status),
-                f"record health of {container.name}",
-            )
-            self._services.publish(container, f"health_status: {machine.status}")
+            work = self._announce(container, machine, found)
+            self._services.background.spawn(work, f"record health of {container.name}")
+
+    async def _announce(self, container: Container, machine: HealthMachine, found: HealthState) -> None:
+        """A change is durable before anybody is told: a daemon that dies must not take back what it has said."""
+        if container.monitor is None or container.monitor.machine is not machine:
+            return  # it has ended, and may be gone
+        try:
+            await self._services.registry.amend(container, health=found.status)
+        except EngineError as error:
+            log.warning("cannot record the health of container %s: %s", container.name, error)
+        if container.monitor is not None and container.monitor.machine is machine:
+            container.health = found
+            self._services.publish(container, f"health_status: {found.status}")
 
 
 async def run_probe(container: Container, rules: HealthRules) -> ProbeResult:
