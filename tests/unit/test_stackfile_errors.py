@@ -43,6 +43,7 @@ def test_the_whole_text_of_an_error() -> None:
         "severity": "error",
         "code": "unknown-key",
         "message": "unknown key `prots` in services.web",
+        "rendered": str(error),
         "file": "stack.yml",
         "line": 4,
         "column": 5,
