@@ -67,6 +67,8 @@ class Containers:
         names, services = self._services.registry.names, self._services
         async with container.lock:
             old = container.name
+            if container.record.removing:
+                raise Conflict(f"container {old} is marked for removal and cannot be renamed")
             if name == old:
                 raise InvalidInput("Renaming a container with the same name as its current name")
             names.reserve(name, container.id)

@@ -21,6 +21,7 @@ from pystack.image.records import ImageUser
 from pystack.image.service import ImageService
 from pystack.kernel.cgroups import EngineCgroups
 from pystack.kernel.inotify import DirectoryWatcher
+from pystack.model.errors import NotFound
 from pystack.model.names import Instance
 from pystack.network.service import NetworkService
 from pystack.volume.service import VolumeService
@@ -89,7 +90,9 @@ class Registry:
         return self._containers.get(container_id)
 
     async def save(self, container: Container, record: ContainerRecord) -> None:
-        """Make `record` the container's, and return once that is durable."""
+        """Make `record` the container's, and return once that is durable. NotFound when it was removed meanwhile."""
+        if container.id not in self._containers and container not in self.making:
+            raise NotFound(f"No such container: {container.name}")
         container.record = record
         await self._table.put(record.id, dump_record(record))
 
