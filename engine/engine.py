@@ -56,6 +56,7 @@ class Engine:
             store = Store.open(f"{instance.root}/state.db")
             stack.push_async_callback(store.close)
             services = await _compose(instance, store, stack)
+            stack.callback(services.disk.close)
             await services.registry.load()
             lifecycle = Lifecycle(services)
             creation = Creation(services, lifecycle)
@@ -119,7 +120,6 @@ class Engine:
                 container.shim.close()
                 container.shim = None
         services.watcher.close()
-        services.disk.close()
 
     async def _stop(self, container_id: str) -> None:
         try:
