@@ -175,6 +175,39 @@ def test_links_of_an_image_lead_nowhere(daemon: Daemon) -> None:
     assert daemon.canary_is_whole()
 
 
+def test_a_shared_volume_that_changes_under_a_start(daemon: Daemon) -> None:
+    """CVE-2021-30465: the mount's target is a directory when it is looked at and a link to the host when it is used."""
+    swap = (
+        f"cd /v; mkdir d; ln -s {daemon.canary} l; while :; do mv d sub; mv sub d; mv l sub; mv sub l; done"
+    )
+    daemon.begin("--name", "swapper", "-v", "shared:/v", command=("sh", "-c", f"exec 2>/dev/null; {swap}"))
+    look = f"cat /v/sub/token {daemon.canary}/token 2>&1; grep -c canary /proc/self/mountinfo"
+    codes = set()
+    for _ in range(12):
+        done = daemon.docker(
+            *(
+                "run",
+                "--rm",
+                "-v",
+                "shared:/v",
+                "-v",
+                "other:/v/sub",
+                "--tmpfs",
+                "/v/sub/t",
+                "box",
+                "sh",
+                "-c",
+                look,
+            ),
+            check=False,
+        )
+        assert SECRET not in done.stdout
+        codes.add(done.returncode)
+    assert codes <= {0, 1, 125, 126, 127}, codes
+    assert str(daemon.canary) not in Path("/proc/self/mountinfo").read_text()
+    assert daemon.canary_is_whole()
+
+
 @pytest.mark.parametrize("name", ["dev", "proc", "sys", "pts"])
 def test_kernel_file_systems_only_on_ordinary_directories(daemon: Daemon, name: str) -> None:
     """Refused, or (the init layer hides the image's link) the real thing."""
