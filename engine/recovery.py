@@ -7,6 +7,7 @@ running containers re-adopted, ended ones recorded, half-made creates and remova
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 Reconnect = Callable[[str], Awaitable[ShimPort | None]]
 
+_SETTLE_TRIES = 50  # of 20 ms
 _HOST_LOST = "the engine found neither its process nor its exit record: the host went down, or it was killed from outside"
 
 
@@ -190,11 +192,23 @@ class Recovery:
             if ID.match(name) and name not in known:
                 log.warning("remove the stray directory of container %s", name[:12])
                 await services.networks.release(name)
-                remove_tree(services.instance.container_dir(name))
+                await _remove_settling(services.instance.container_dir(name))
         owned = {os.path.basename(services.instance.shim_dir(i)) for i in known}
         for name in _entries(f"{services.instance.run}/c"):
             if name not in owned:
                 remove_tree(f"{services.instance.run}/c/{name}")
+
+
+async def _remove_settling(directory: str) -> None:
+    """Remove a directory in which a shim whose container was just killed may still record the exit."""
+    for _ in range(_SETTLE_TRIES):
+        try:
+            return remove_tree(directory)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        await asyncio.sleep(0.02)
+    remove_tree(directory)
 
 
 def _entries(directory: str) -> list[str]:
