@@ -216,6 +216,62 @@ def test_killed_at_any_point_nothing_is_left_and_work_goes_on(tmp_path, point):
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("point", ["engine.exit.recorded", "engine.exit.network"])
+def test_an_end_that_was_only_recorded_leaves_nothing(tmp_path, point):
+    body = """
+        await containers.create(spec("sleep", "1000"), "web")
+        await containers.start("web")
+        await containers.kill("web")
+        """
+    daemon(tmp_path, body, f"{point}=kill")
+
+    async def scene():
+        async with engine_at(tmp_path) as engine:
+            assert await state(engine, "web") == "exited"
+            container = engine._services.registry.get("web")
+            assert not os.path.exists(container.run_directory)
+            assert container.id not in engine._services.cgroups.list_containers()
+
+    asyncio.run(scene())
+
+
+def test_a_start_that_is_undone_waits_for_its_shim(tmp_path):
+    daemon(
+        tmp_path,
+        """
+        await containers.create(spec("sleep", "1000"), "web")
+        await containers.start("web")
+        web = engine._services.registry.get("web")
+        await engine._services.registry.amend(web, starting=True)
+        """,
+    )
+
+    async def scene():
+        async with engine_at(tmp_path) as engine:
+            container = engine._services.registry.get("web")
+            assert not container.running
+            assert not os.path.exists(container.run_directory)
+            assert Path(f"{container.directory}/exit.json").exists(), "its shim had its last word"
+            await engine.containers.start("web")
+            assert await state(engine, "web") == "running"
+
+    asyncio.run(scene())
+
+
+def test_force_removes_what_somebody_is_starting(tmp_path):
+    async def scene():
+        async with engine_at(tmp_path) as engine:
+            for number in range(5):
+                await engine.containers.create(spec("sleep", "1000"), f"web{number}")
+                starting = asyncio.ensure_future(engine.containers.start(f"web{number}"))
+                await asyncio.sleep(0.002 * number)
+                await engine.containers.remove(f"web{number}", force=True)
+                await asyncio.gather(starting, return_exceptions=True)
+            assert await engine.containers.list(all=True) == []
+
+    asyncio.run(scene())
+
+
 def test_strays_without_a_record_are_removed(tmp_path):
     daemon(
         tmp_path,
