@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -230,6 +231,7 @@ def main() -> None:
         help="measure the stacks whose title contains PART, `run` or `memory` (several times: several)",
     )
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with everything put back, as after an error
     compose = compose_program(options.compose)
     # Where the two programs keep their things by default, for both: /var/lib and a tmpfs. (What a new file costs depends on
     # the directory: where many were deleted, as in /var/tmp after tests, ext4 takes twenty times as long.)
