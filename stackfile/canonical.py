@@ -11,9 +11,25 @@ from typing import Any, Protocol
 
 from pystack.stackfile.document import Node, Scalar, child
 from pystack.stackfile.durations import format_duration
-from pystack.stackfile.normalise import resource_name, used_contents, used_networks, used_volumes
+from pystack.stackfile.normalise import (
+    joined_networks,
+    resource_name,
+    used_contents,
+    used_networks,
+    used_volumes,
+)
 from pystack.stackfile.resolved import Resolved
-from pystack.stackfile.schema import BuildPart, NetworkPart, Part, ServicePart, ServiceVolume, UlimitPart
+from pystack.stackfile.schema import (
+    BuildPart,
+    HookPart,
+    NetworkPart,
+    Part,
+    RolloutPart,
+    ServicePart,
+    ServiceVolume,
+    UlimitPart,
+    WatchPart,
+)
 from pystack.stackfile.select import dependencies
 from pystack.stackfile.validate import extensions
 
@@ -62,19 +78,31 @@ def _escaped(value: Any) -> Any:
 
 #: Flags that Compose prints when they are false; the others only when they are true.
 _FALSE_SHOWN = {"attach", "enable_ipv4", "enable_ipv6", "init", "required"}
+#: Numbers and durations that Compose prints when they are 0; of a rollout only the counts.
+_COUNTS = {"replicas", "retries", "scale", "max_attempts", "parallelism"}
+_ZERO_SHOWN = {
+    "delay",
+    "interval",
+    "start_interval",
+    "start_period",
+    "stop_grace_period",
+    "timeout",
+    "window",
+}
 
 
 def _dump(part: Part) -> dict[str, Any]:
     """The part's attributes as plain values, without what was not given or is empty, and without `x-` keys (as Compose)."""
     out: dict[str, Any] = {}
+    shown = () if isinstance(part, RolloutPart) else _ZERO_SHOWN
     for key in type(part).model_fields:
         value = getattr(part, key)
-        if (
-            key == "extensions"
-            or value is None
-            or (value is False and key not in _FALSE_SHOWN)
-            or value in ("", (), {})
-        ):
+        if key == "extensions" or value is None or value in ("", (), {}):
+            continue
+        if value is False:
+            if key not in _FALSE_SHOWN:
+                continue
+        elif value == 0 and value is not True and key not in shown and key not in _COUNTS:
             continue
         form = _FORMS.get(key)
         out[key] = form(value) if form else _plain(value)
@@ -124,12 +152,13 @@ _FORMS: dict[str, Callable[[Any], Any]] = {
     "options": _map,
     "driver_opts": _map,
     "size": str,
+    "rate": str,
 }
 
 
 def _service(name: str, part: ServicePart, resolved: Resolved) -> dict[str, Any]:
     out = _dump(part)
-    for dropped in ("env_file", "label_file", "extends"):
+    for dropped in ("env_file", "label_file", "extends", "pre_start", "pull_refresh_after"):
         out.pop(dropped, None)
     out["command"] = _words(part.command)
     out["entrypoint"] = _words(part.entrypoint)
@@ -146,9 +175,10 @@ def _service(name: str, part: ServicePart, resolved: Resolved) -> dict[str, Any]
             }
             for key, d in depends_on.items()
         }
-    if not part.network_mode:
-        joined = part.networks or {"default": None}
-        out["networks"] = {key: _dump(options) if options else None for key, options in joined.items()}
+    if joined := joined_networks(part):
+        networks = part.networks or {}
+        out["networks"] = {k: _dump(o) if (o := networks.get(k)) else None for k in joined}
+    _extended_forms(part, out)
     if part.ulimits:
         out["ulimits"] = _ulimits(part.ulimits, child(resolved.document, "services", name))
     if part.volumes:
@@ -166,6 +196,39 @@ def _service(name: str, part: ServicePart, resolved: Resolved) -> dict[str, Any]
     return out
 
 
+def _extended_forms(part: ServicePart, out: dict[str, Any]) -> None:
+    """Attributes that Compose prints with keys or defaults of its own."""
+    if part.extra_hosts:
+        out["extra_hosts"] = sorted(part.extra_hosts)
+    if part.blkio_config:
+        out["blkio_config"] = {
+            key: [{k.capitalize(): v for k, v in item.items()} for item in value]
+            if isinstance(value, list)
+            else value
+            for key, value in _dump(part.blkio_config).items()
+        }
+    if part.models:
+        out["models"] = {key: None if used is None else _dump(used) for key, used in part.models.items()}
+    if part.develop:
+        watch = [_trigger(trigger) for trigger in part.develop.watch or ()]
+        out["develop"] = {"watch": watch} if watch else {}
+    for name in ("post_start", "pre_stop"):
+        if hooks := getattr(part, name):
+            out[name] = [_hook(hook) for hook in hooks]
+    reserved = part.deploy and part.deploy.resources and part.deploy.resources.reservations
+    for device in out["deploy"]["resources"]["reservations"].get("devices", ()) if reserved else ():
+        if "device_ids" not in device:
+            device.setdefault("count", -1)
+
+
+def _hook(hook: HookPart) -> dict[str, Any]:
+    return {"command": _words(hook.command), **_dump(hook)}
+
+
+def _trigger(trigger: WatchPart) -> dict[str, Any]:
+    return {**_dump(trigger), "exec": _hook(trigger.exec or HookPart())}
+
+
 def _words(words: tuple[str, ...] | None) -> list[str] | None:
     return None if words is None else list(words)
 
@@ -176,7 +239,7 @@ def _volume(volume: ServiceVolume) -> dict[str, Any]:
         options = getattr(volume, block)
         if options is not None:
             out[block] = _dump(options)
-    if volume.tmpfs is not None and volume.tmpfs.mode is not None:
+    if volume.tmpfs is not None and volume.tmpfs.mode:
         out["tmpfs"]["mode"] = volume.tmpfs.mode
     return out
 
@@ -187,7 +250,12 @@ def _build(name: str, build: BuildPart, resolved: Resolved) -> dict[str, Any]:
     if not build.dockerfile_inline:
         out.setdefault("dockerfile", "Dockerfile")
     if build.args:
-        out["args"] = {key: value for key, value in build.args.items() if value is not None}
+        args = {k: resolved.variables.get(k) if v is None else v for k, v in build.args.items()}
+        out["args"] = {key: value for key, value in args.items() if value is not None}
+        if not out["args"]:
+            del out["args"]
+    if build.ssh:
+        out["ssh"] = [f"{key}={value}" if value else key for key, value in sorted(build.ssh.items())]
     if build.ulimits:
         out["ulimits"] = _ulimits(build.ulimits, child(resolved.document, "services", name, "build"))
     return out
@@ -196,11 +264,15 @@ def _build(name: str, build: BuildPart, resolved: Resolved) -> dict[str, Any]:
 def _ulimits(limits: Mapping[str, UlimitPart], holder: Node | None) -> dict[str, Any]:
     """Each limit in the form in which it was written below the holder: one number, or soft and hard."""
     return {
-        key: limit.soft
-        if isinstance(child(holder, "ulimits", key), Scalar)
-        else {"soft": limit.soft, "hard": limit.hard}
+        key: _limit(limit, single=isinstance(child(holder, "ulimits", key), Scalar))
         for key, limit in limits.items()
     }
+
+
+def _limit(limit: UlimitPart, *, single: bool) -> int | dict[str, int]:
+    if single and limit.soft:
+        return limit.soft
+    return {key: value for key, value in (("soft", limit.soft), ("hard", limit.hard)) if value}
 
 
 def _resource(resolved: Resolved, key: str, part: Any) -> dict[str, Any]:

@@ -128,10 +128,6 @@ def _mounts(context: _Context, name: str, service: ServicePart) -> None:
             )
         if volume.type == "bind" and not volume.source:
             context.error(path, "bad-volume", f"bind mount at {volume.target} needs a `source`")
-        if volume.type in ("npipe", "cluster"):
-            context.error(
-                path, "unsupported", f"volumes of type {volume.type} are not supported on Linux hosts"
-            )
         for block in ("bind", "volume", "tmpfs", "image"):
             if block != volume.type and getattr(volume, block) is not None and not _only_selinux(volume):
                 node = locate(context.document, (*path, block), key=True)
@@ -204,6 +200,31 @@ def _dependency_path(name: str, service: ServicePart, other: str) -> Path:
     return ("services", name, "links" if service.links else "volumes_from")
 
 
+def _models(context: _Context, name: str, service: ServicePart) -> None:
+    for model in service.models or ():
+        path: Path = ("services", name, "models", model)
+        _defined(context, path, "model", context.parts.models, key=model, service=name)
+
+
+def _develop(context: _Context, name: str, service: ServicePart) -> None:
+    for index, trigger in enumerate((service.develop.watch if service.develop else None) or ()):
+        if not trigger.target and trigger.action not in ("rebuild", "restart"):
+            path: Path = ("services", name, "develop", "watch", index)
+            message = f"`{trigger.action}` needs a `target`: where the files go in the container"
+            context.error((*path, "action"), "missing-key", message)
+
+
+def _devices(context: _Context, name: str, service: ServicePart) -> None:
+    resources = service.deploy.resources if service.deploy else None
+    reserved = (resources.reservations.devices if resources and resources.reservations else None) or ()
+    where: Path = ("services", name, "deploy", "resources", "reservations", "devices")
+    for path, devices in ((("services", name, "gpus"), service.gpus or ()), (where, reserved)):
+        for index, device in enumerate(devices):
+            if device.count is not None and device.device_ids:
+                message = "`count` and `device_ids` exclude each other"
+                context.error((*path, index, "device_ids"), "conflict", message, "keep one of them", key=True)
+
+
 def _healthcheck(context: _Context, name: str, service: ServicePart) -> None:
     health = service.healthcheck
     if health is None or not health.test:
@@ -220,8 +241,6 @@ def _healthcheck(context: _Context, name: str, service: ServicePart) -> None:
         )
     elif kind != "NONE" and not words:
         context.error(path, "bad-healthcheck", f"healthcheck test {kind} names no command")
-    elif health.disable and kind != "NONE":
-        context.error(path, "conflict", "healthcheck sets both `test` and `disable: true`")
 
 
 def _twins(context: _Context, name: str, service: ServicePart) -> None:
@@ -323,14 +342,14 @@ def _words(context: _Context, name: str, service: ServicePart) -> None:
 def _contents(context: _Context, kind: str, contents: Mapping[str, ContentPart]) -> None:
     ways = ("file", "environment") if kind == "secrets" else ("file", "environment", "content")
     for key, part in contents.items():
-        given = [way for way in ("file", "environment", "content") if getattr(part, way) is not None]
+        given = [way for way in ("file", "environment", "content") if getattr(part, way, None) is not None]
         path: Path = (kind, key)
         if part.external:
             if given:
                 context.error(
                     path, "external", f"{kind}.{key} is external and cannot set {given[0]} as well", key=True
                 )
-        elif part.driver is None and len(given) != 1:
+        elif len(given) != 1:
             choice = " or ".join(f"`{way}`" for way in ways)
             what = "sets " + " and ".join(f"`{g}`" for g in given) if given else "says nothing of its content"
             context.error(path, "bad-content", f"{kind}.{key} {what}", f"set {choice}", key=True)
@@ -367,6 +386,9 @@ _SERVICE_CHECKS = (
     _mounts,
     _granted,
     _dependencies,
+    _models,
+    _develop,
+    _devices,
     _healthcheck,
     _twins,
     _replicas,

@@ -143,7 +143,7 @@ def resources(part: ServicePart) -> Resources:
             Device(
                 path_on_host=d.source,
                 path_in_container=d.target or d.source,
-                cgroup_permissions=d.permissions,
+                cgroup_permissions=d.permissions or "rwm",
             )
             for d in part.devices or ()
         ),

@@ -6,9 +6,9 @@ step that changes something makes new nodes around what it keeps.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, TypeAlias, Union
 
 from pystack.stackfile.diagnostics import Diagnostic, Findings, Severity, path_text
@@ -175,13 +175,16 @@ def text_of(value: Value) -> str:
 
 
 def _go_float(value: float) -> str:
-    """Go's strconv 'g' form with the shortest digits and an exponent from 1e21 up (and below 1e-4)."""
+    """Go's strconv 'g' form with the shortest digits: an exponent below 1e-4 and from 1e6 up."""
     if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN is not equal to itself
         return {"inf": "+Inf", "-inf": "-Inf"}.get(str(value), "NaN")
-    if value == int(value) and abs(value) < 1e21:
-        return str(int(value))
-    text = repr(value)
-    return re.sub(r"e([+-])(\d)\Z", r"e\g<1>0\2", text)
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return str(int(value)) if value == int(value) else repr(value)
+    _, digits, exponent = Decimal(repr(value)).as_tuple()
+    text = "".join(map(str, digits)).rstrip("0") or "0"
+    power = int(exponent) + len(digits) - 1
+    fraction = f".{text[1:]}" if text[1:] else ""
+    return f"{'-' if value < 0 else ''}{text[0]}{fraction}e{'-' if power < 0 else '+'}{abs(power):02}"
 
 
 @dataclass(slots=True)

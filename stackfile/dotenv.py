@@ -9,6 +9,7 @@ variables in unquoted and double-quoted values. `format: raw` takes each line as
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pystack.stackfile.diagnostics import Severity
@@ -21,9 +22,15 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v
 _ESCAPE = re.compile(r"\\([abfnrtv\"\\$!`])")
 
 
-def parse(source: Source, lookup: Lookup, reporter: Reporter) -> dict[str, str | None]:
-    """The variables of a file; what cannot be read is reported and left out."""
-    parser = _Parser(source, source.text.removeprefix("\ufeff").replace("\r\n", "\n"), lookup, reporter)
+def parse(
+    source: Source, lookup: Lookup, reporter: Reporter, before: Mapping[str, str | None] | None = None
+) -> dict[str, str | None]:
+    """The variables of a file; what cannot be read is reported and left out.
+
+    A `$NAME` in a value is what `lookup` knows, else what the file gave before it, else what is in `before`.
+    """
+    text = source.text.removeprefix("\ufeff").replace("\r\n", "\n")
+    parser = _Parser(source, text, lookup, reporter, before or {})
     parser.run()
     return parser.values
 
@@ -49,6 +56,7 @@ class _Parser:
     text: str
     lookup: Lookup
     reporter: Reporter
+    before: Mapping[str, str | None]
     values: dict[str, str | None] = field(default_factory=dict)
     position: int = 0
 
@@ -140,4 +148,6 @@ class _Parser:
 
     def _known(self, name: str) -> str | None:
         value = self.lookup(name)
-        return self.values.get(name) if value is None else value
+        if value is None:
+            value = self.values.get(name)
+        return self.before.get(name) if value is None else value

@@ -119,6 +119,7 @@ def _resolve(
         enabled=chosen,
         environments=environments,
         labels=all_labels,
+        variables=variables,
         warnings=tuple(reporter.findings.warnings),
     )
     return resolved, variables.get

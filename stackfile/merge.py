@@ -29,7 +29,7 @@ def merge(base: Node, over: Node, reporter: Reporter, path: Path = ()) -> Node:
     if over.tag == "!override":
         return untagged(over) or over
     if is_null(over):
-        return base
+        return over if _pattern(path) in _NULLABLE else base
     if is_null(base):
         return untagged(over) or base
     pattern = _pattern(path)
@@ -183,7 +183,7 @@ def _port(node: Node) -> str:
 def _mounted(prefix: str) -> Identity:
     def identity(node: Node) -> str:
         target, source = _of(node, "target"), _of(node, "source")
-        return (target if target.startswith("/") else prefix + (target or source)) or f"#{id(node)}"
+        return target or (prefix + source if source else f"#{id(node)}")
 
     return identity
 
@@ -194,6 +194,8 @@ _REPLACED = {
     "services.*.healthcheck.test",
     "services.*.ulimits.*",
 }
+#: Where a later file's null takes the earlier value away.
+_NULLABLE = {"services.*.command", "services.*.entrypoint"}
 _EITHER = {"services.*.ulimits.*", "services.*.networks.*", "services.*.build"}
 
 _UNIQUE: dict[str, Identity] = {

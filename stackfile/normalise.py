@@ -69,7 +69,7 @@ def used_networks(enabled: Mapping[str, ServicePart], defined: Mapping[str, Netw
 
 
 def joined_networks(service: ServicePart) -> list[str]:
-    if service.network_mode:
+    if service.network_mode or service.provider:
         return []
     return list(service.networks or ("default",))
 
@@ -260,7 +260,7 @@ def _contents(
             out[key] = StackFileContent(key=key, content=_content(f"{kind}.{key}", part, reader, lookup))
         except PystackError as error:
             attribute = next(
-                (a for a in ("file", "environment", "content") if getattr(part, a) is not None), ""
+                (a for a in ("file", "environment", "content") if getattr(part, a, None) is not None), ""
             )
             path = (kind, key, attribute) if attribute else (kind, key)
             node = locate(resolved.document, path, key=not attribute)
@@ -269,7 +269,7 @@ def _contents(
 
 
 def _content(where: str, part: ContentPart, reader: Reader, lookup: Lookup) -> bytes:
-    if part.external or part.driver:
+    if part.external or getattr(part, "driver", None):
         how = "external" if part.external else "made by a driver"
         raise InvalidInput(f"{where} is {how}, which is not supported", hint="set `file` or `environment`")
     if part.file is not None:
@@ -281,7 +281,7 @@ def _content(where: str, part: ContentPart, reader: Reader, lookup: Lookup) -> b
             raise InvalidInput(f"environment variable `{part.environment}` of {where} is not set", hint=hint)
         content = value.encode()
     else:
-        content = (part.content or "").encode()
+        content = (getattr(part, "content", None) or "").encode()
     if len(content) > CONTENT_LIMIT:
         raise InvalidInput(f"{where} is larger than {CONTENT_LIMIT:,} bytes")
     return content

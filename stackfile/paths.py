@@ -28,6 +28,7 @@ def absolute(document: Node, home: str) -> Node:
         (("services", "*", "extends", "file"), at),
         (("services", "*", "build", "context"), lambda n: _local(n, at)),
         (("services", "*", "build", "additional_contexts", "*"), lambda n: _local(n, at)),
+        (("services", "*", "build", "ssh", "*"), at),
         (("services", "*", "develop", "watch"), lambda n: _each(n, lambda i: _field(i, "path", at))),
         (("secrets", "*", "file"), at),
         (("configs", "*", "file"), at),

@@ -21,31 +21,46 @@ from pystack.stackfile.source import Reader
 class Files:
     """Reads variable files once each, however many services name them."""
 
-    __slots__ = ("display", "lookup", "reader", "reporter", "seen")
+    __slots__ = ("display", "lookup", "plain", "reader", "reporter", "sources")
 
     def __init__(self, reader: Reader, lookup: Lookup, reporter: Reporter, working_dir: str) -> None:
         self.reader = reader
         self.lookup = lookup
         self.reporter = reporter
         self.display = working_dir
-        self.seen: dict[tuple[str, str | None], dict[str, str | None] | PystackError] = {}
+        self.sources: dict[str, Source | PystackError] = {}
+        self.plain: dict[str, dict[str, str | None]] = {}  # of files without variables: the same for all
 
-    def variables(self, path: str, form: str | None = None) -> dict[str, str | None]:
-        """The file's variables; the reader's error when it cannot be read."""
-        key = (path, form)
-        if key not in self.seen:
+    def variables(
+        self, path: str, form: str | None = None, seen: Mapping[str, str | None] | None = None
+    ) -> dict[str, str | None]:
+        """The file's variables; the reader's error when it cannot be read.
+
+        A `$NAME` in it is the project's variable, else what `seen` has: what the service said before.
+        """
+        source = self._source(path)
+        if form == "raw":
+            return dotenv.parse_raw(source, self.lookup, self.reporter)
+        if "$" not in source.text:
+            if path not in self.plain:
+                self.plain[path] = dotenv.parse(source, self.lookup, self.reporter)
+            return self.plain[path]
+        return dotenv.parse(source, self.lookup, self.reporter, seen)
+
+    def _source(self, path: str) -> Source:
+        if path not in self.sources:
             try:
                 text = self.reader.read_text(path)
             except PystackError as error:
-                self.seen[key] = error
+                self.sources[path] = error
             else:
-                source = Source(path, display_name(path, self.display), text, os.path.dirname(path))
-                read = dotenv.parse_raw if form == "raw" else dotenv.parse
-                self.seen[key] = read(source, self.lookup, self.reporter)
-        value = self.seen[key]
-        if isinstance(value, PystackError):
-            raise value
-        return value
+                self.sources[path] = Source(
+                    path, display_name(path, self.display), text, os.path.dirname(path)
+                )
+        found = self.sources[path]
+        if isinstance(found, PystackError):
+            raise found
+        return found
 
 
 def display_name(path: str, working_dir: str) -> str:
@@ -55,18 +70,20 @@ def display_name(path: str, working_dir: str) -> str:
 
 def environment(name: str, service: ServicePart, document: Node, files: Files) -> dict[str, str | None]:
     """The service's environment with its env files merged in."""
+    own = {k: files.lookup(k) if v is None else v for k, v in (service.environment or {}).items()}
     out: dict[str, str | None] = {}
     for index, entry in enumerate(service.env_file or ()):
-        found = _env_file(entry, document, ("services", name, "env_file", index, "path"), files)
+        seen = {**out, **own}
+        found = _env_file(entry, document, ("services", name, "env_file", index, "path"), files, seen)
         out.update({key: value for key, value in found.items() if value is not None})
-    for key, value in (service.environment or {}).items():
-        out[key] = files.lookup(key) if value is None else value
-    return out
+    return {**out, **own}
 
 
-def _env_file(entry: EnvFile, document: Node, path: Path, files: Files) -> Mapping[str, str | None]:
+def _env_file(
+    entry: EnvFile, document: Node, path: Path, files: Files, seen: Mapping[str, str | None]
+) -> Mapping[str, str | None]:
     try:
-        return files.variables(entry.path, entry.format)
+        return files.variables(entry.path, entry.format, seen)
     except NotFound:
         if not entry.required:
             return {}

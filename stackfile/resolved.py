@@ -14,7 +14,7 @@ from pystack.stackfile.schema import Parts, ServicePart
 class Resolved:
     """`document` is the merged document in long form, `parts` its validated form, `enabled` the services that count.
 
-    `environments` and `labels` hold each enabled service's with its files merged in. `files` are all that were read.
+    `environments` and `labels` hold each enabled service's with its files merged in. `variables` are those of interpolation.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Resolved:
     enabled: Mapping[str, ServicePart]
     environments: Mapping[str, Mapping[str, str | None]]
     labels: Mapping[str, Mapping[str, str]]
+    variables: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Diagnostic, ...] = field(default=())
 
     @property

@@ -1,8 +1,8 @@
 """The schema of a stack file in long form: one pydantic model for each mapping of it.
 
 In: plain values of a merged document. Out: frozen models; `Parts` holds those of one file. Source: Compose Specification,
-`schema/compose-spec.json`. Attributes that the engine does not carry out yet have any shape here and are refused by
-`support`. `validate` turns errors into diagnostics.
+`schema/compose-spec.json`; what the engine does not carry out is refused by `support`, not here. `validate` turns errors
+into diagnostics.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pystack.stackfile.types import (
+    Count,
     Duration,
     Flag,
     LooseText,
     LooseTexts,
+    Microseconds,
     Mode,
     Number,
+    OptionMap,
     Size,
+    SizeText,
     Text,
     TextMap,
     Texts,
+    UniqueLoose,
+    UniqueTexts,
     Whole,
     one_of,
     refuse,
@@ -52,13 +58,107 @@ class DependsOn(Part):
     required: Flag = True
 
 
+class RatePart(Part):
+    path: Text
+    rate: Size
+
+
+class WeightPart(Part):
+    path: Text
+    weight: Whole
+
+
+class BlkioPart(Part):
+    device_read_bps: tuple[RatePart, ...] | None = None
+    device_read_iops: tuple[RatePart, ...] | None = None
+    device_write_bps: tuple[RatePart, ...] | None = None
+    device_write_iops: tuple[RatePart, ...] | None = None
+    weight: Whole | None = None
+    weight_device: tuple[WeightPart, ...] | None = None
+
+
+class CredentialSpec(Part):
+    config: Text | None = None
+    file: Text | None = None
+    registry: Text | None = None
+
+
+class HookPart(Part):
+    """A command that runs in the container."""
+
+    command: Texts | None = None
+    environment: TextMap | None = None
+    privileged: Flag | None = None
+    user: Text | None = None
+    working_dir: Text | None = None
+
+
+class PreStartPart(HookPart):
+    image: Text | None = None
+    per_replica: Flag | None = None
+
+
+class WatchPart(Part):
+    action: Annotated[str, one_of("rebuild", "sync", "restart", "sync+restart", "sync+exec")]
+    exec: HookPart | None = None
+    ignore: Texts | None = None
+    include: Texts | None = None
+    initial_sync: Flag | None = None
+    path: Text
+    target: Text | None = None
+
+
+class Develop(Part):
+    watch: tuple[WatchPart, ...] | None = None
+
+
+class ProviderPart(Part):
+    options: OptionMap | None = None
+    type: Text
+
+
+class GpuPart(Part):
+    capabilities: UniqueTexts | None = None
+    count: Count | None = None
+    device_ids: UniqueTexts | None = None
+    driver: Text | None = None
+    options: TextMap | None = None
+
+
+class ReservedDevice(GpuPart):
+    capabilities: UniqueTexts
+
+
+class DiscreteResource(Part):
+    kind: Text | None = None
+    value: Number | None = None
+
+
+class GenericResource(Part):
+    discrete_resource_spec: DiscreteResource | None = None
+
+
+class UsedModel(Part):
+    endpoint_var: Text | None = None
+    model_var: Text | None = None
+
+
+class ModelPart(Part):
+    """A top-level model."""
+
+    context_size: Whole | None = None
+    model: Text
+    name: Text | None = None
+    runtime_flags: Texts | None = None
+
+
 class HealthcheckPart(Part):
     disable: Flag | None = None
     interval: Duration | None = None
     retries: Whole | None = None
     start_interval: Duration | None = None
     start_period: Duration | None = None
-    test: LooseTexts | None = None
+    test: Texts | None = None
     timeout: Duration | None = None
 
 
@@ -129,6 +229,8 @@ class Granted(Part):
 
 
 class UlimitPart(Part):
+    """Both limits are required, but for the empty mapping that compose prints for two zeros."""
+
     hard: Whole
     soft: Whole
 
@@ -136,10 +238,15 @@ class UlimitPart(Part):
     @classmethod
     def _single(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            return value
+            return value or {"soft": 0, "hard": 0}
         if isinstance(value, str) and not value.lstrip("-").isdigit():
             raise refuse("a whole number", value)
         return {"soft": value, "hard": value} if isinstance(value, (int, str)) else value
+
+
+class ExtendsPart(Part):
+    file: Text | None = None
+    service: Text
 
 
 class EnvFile(Part):
@@ -154,22 +261,22 @@ class Logging(Part):
 
 
 class DevicePart(Part):
-    permissions: Text = "rwm"
+    permissions: Text | None = None
     source: Text
-    target: Text | None = None
+    target: Text
 
 
 class Limits(Part):
     cpus: Number | None = None
-    memory: Size | None = None
+    memory: SizeText | None = None
     pids: Whole | None = None
 
 
 class Reservations(Part):
     cpus: Number | None = None
-    devices: Any = None
-    generic_resources: Any = None
-    memory: Size | None = None
+    devices: tuple[ReservedDevice, ...] | None = None
+    generic_resources: tuple[GenericResource, ...] | None = None
+    memory: SizeText | None = None
 
 
 class DeployResources(Part):
@@ -239,54 +346,54 @@ class BuildPart(Part):
     sbom: LooseText | None = None
     secrets: tuple[Granted, ...] | None = None
     shm_size: Size | None = None
-    ssh: Any = None
+    ssh: TextMap | None = None
     tags: Texts | None = None
     target: Text | None = None
     ulimits: dict[str, UlimitPart] | None = None
 
 
 class ServicePart(Part):
-    """One service. Attributes typed Any are not carried out yet; see `support`."""
+    """One service, in long form."""
 
     annotations: TextMap | None = None
     attach: Flag | None = None
-    blkio_config: Any = None
+    blkio_config: BlkioPart | None = None
     build: BuildPart | None = None
     cap_add: Texts | None = None
     cap_drop: Texts | None = None
     cgroup: Annotated[str, one_of("host", "private")] | None = None
     cgroup_parent: Text | None = None
-    command: LooseTexts | None = None
+    command: Texts | None = None
     configs: tuple[Granted, ...] | None = None
     container_name: Text | None = None
     cpu_count: Whole | None = None
     cpu_percent: Number | None = None
     cpu_period: Whole | None = None
     cpu_quota: Whole | None = None
-    cpu_rt_period: Any = None
-    cpu_rt_runtime: Any = None
+    cpu_rt_period: Microseconds | None = None
+    cpu_rt_runtime: Microseconds | None = None
     cpu_shares: Whole | None = None
     cpus: Number | None = None
     cpuset: Text | None = None
-    credential_spec: Any = None
+    credential_spec: CredentialSpec | None = None
     depends_on: dict[str, DependsOn | None] | None = None
     deploy: Deploy | None = None
-    develop: Any = None
-    device_cgroup_rules: Texts | None = None
+    develop: Develop | None = None
+    device_cgroup_rules: UniqueTexts | None = None
     devices: tuple[DevicePart, ...] | None = None
     dns: Texts | None = None
     dns_opt: Texts | None = None
     dns_search: Texts | None = None
     domainname: Text | None = None
-    entrypoint: LooseTexts | None = None
+    entrypoint: Texts | None = None
     env_file: tuple[EnvFile, ...] | None = None
     environment: TextMap | None = None
     expose: LooseTexts | None = None
-    extends: Any = None
-    external_links: Texts | None = None
+    extends: ExtendsPart | None = None
+    external_links: UniqueTexts | None = None
     extra_hosts: Texts | None = None
-    gpus: Any = None
-    group_add: LooseTexts | None = None
+    gpus: tuple[GpuPart, ...] | None = None
+    group_add: UniqueLoose | None = None
     healthcheck: HealthcheckPart | None = None
     hostname: Text | None = None
     image: Text | None = None
@@ -302,7 +409,7 @@ class ServicePart(Part):
     mem_reservation: Size | None = None
     mem_swappiness: Whole | None = None
     memswap_limit: Size | None = None
-    models: Any = None
+    models: dict[str, UsedModel | None] | None = None
     network_mode: Text | None = None
     networks: dict[str, JoinedNetwork | None] | None = None
     oom_kill_disable: Flag | None = None
@@ -311,12 +418,12 @@ class ServicePart(Part):
     pids_limit: Whole | None = None
     platform: Text | None = None
     ports: tuple[Port, ...] | None = None
-    post_start: Any = None
-    pre_start: Any = None
-    pre_stop: Any = None
+    post_start: tuple[HookPart, ...] | None = None
+    pre_start: tuple[PreStartPart, ...] | None = None
+    pre_stop: tuple[HookPart, ...] | None = None
     privileged: Flag | None = None
     profiles: Texts | None = None
-    provider: Any = None
+    provider: ProviderPart | None = None
     pull_policy: Text | None = None
     pull_refresh_after: Text | None = None
     read_only: Flag | None = None
@@ -324,12 +431,12 @@ class ServicePart(Part):
     runtime: Text | None = None
     scale: Whole | None = None
     secrets: tuple[Granted, ...] | None = None
-    security_opt: Texts | None = None
+    security_opt: UniqueTexts | None = None
     shm_size: Size | None = None
     stdin_open: Flag | None = None
     stop_grace_period: Duration | None = None
     stop_signal: Text | None = None
-    storage_opt: Any = None
+    storage_opt: TextMap | None = None
     sysctls: TextMap | None = None
     tmpfs: Texts | None = None
     tty: Flag | None = None
@@ -339,7 +446,7 @@ class ServicePart(Part):
     userns_mode: Text | None = None
     uts: Text | None = None
     volumes: tuple[ServiceVolume, ...] | None = None
-    volumes_from: Texts | None = None
+    volumes_from: UniqueTexts | None = None
     working_dir: Text | None = None
 
 
@@ -378,11 +485,8 @@ class VolumePart(Part):
 
 
 class ContentPart(Part):
-    """A secret or a config."""
+    """What a secret and a config have in common."""
 
-    content: Text | None = None
-    driver: Text | None = None
-    driver_opts: TextMap | None = None
     environment: Text | None = None
     external: Flag | None = None
     file: Text | None = None
@@ -391,14 +495,32 @@ class ContentPart(Part):
     template_driver: Text | None = None
 
 
+class SecretPart(ContentPart):
+    driver: Text | None = None
+    driver_opts: TextMap | None = None
+
+
+class ConfigPart(ContentPart):
+    content: Text | None = None
+
+
+class IncludePart(Part):
+    """An entry of `include`; read before the parts are validated. For the JSON Schema."""
+
+    env_file: Texts | None = None
+    path: Texts
+    project_directory: Text | None = None
+
+
 class Parts:
     """The validated parts of a document, by key."""
 
-    __slots__ = ("configs", "networks", "secrets", "services", "volumes")
+    __slots__ = ("configs", "models", "networks", "secrets", "services", "volumes")
 
     def __init__(self) -> None:
+        self.models: dict[str, ModelPart] = {}
         self.services: dict[str, ServicePart] = {}
         self.networks: dict[str, NetworkPart] = {}
         self.volumes: dict[str, VolumePart] = {}
-        self.secrets: dict[str, ContentPart] = {}
-        self.configs: dict[str, ContentPart] = {}
+        self.secrets: dict[str, SecretPart] = {}
+        self.configs: dict[str, ConfigPart] = {}

@@ -132,6 +132,9 @@ def _names(node: Node, path: Path, reporter: Reporter, value: Callable[[Node], N
         if not isinstance(item, Scalar) or not isinstance(item.value, str):
             reporter.error(item, "wrong-type", f"{path[-1]} takes a list of names", path=(*path, index))
             continue
+        if item.value in items:
+            message = f"{path[-1]} lists `{item.value}` twice"
+            reporter.error(item, "wrong-type", message, path=(*path, index))
         items[item.value] = value(item)
         keys[item.value] = item
     return Mapping(items, keys, node.source, node.line, node.column, node.tag)
@@ -167,7 +170,7 @@ def _volumes(node: Node, path: Path, reporter: Reporter) -> Node:
     out: list[Node] = []
     for index, item in enumerate(node.items):
         if not isinstance(item, Scalar) or not isinstance(item.value, str):
-            out.append(_clean_target(item))
+            out.append(_convert(_clean_target(item), (*path, index), reporter, _VOLUME))
             continue
         try:
             volume, unknown = parse_volume(item.value)
@@ -310,17 +313,27 @@ def _text_to(key: str, table: Map[str, Convert]) -> Convert:
     return convert
 
 
-_HOOKS: Convert = lambda node, path, reporter: (  # noqa: E731 - one entry of the tables below
-    sequence_at(
-        [
-            _convert(i, (*path, n), reporter, {"command": _command, "environment": _list_or_map})
-            for n, i in enumerate(node.items)
-        ],
-        node,
-    )
-    if isinstance(node, Sequence)
-    else node
-)
+def _items(table: Map[str, Convert]) -> Convert:
+    """Applies a table to every mapping of a list."""
+
+    def convert(node: Node, path: Path, reporter: Reporter) -> Node:
+        if not isinstance(node, Sequence):
+            return node
+        items = [_convert(item, (*path, n), reporter, table) for n, item in enumerate(node.items)]
+        return sequence_at(items, node)
+
+    return convert
+
+
+def _gpus(node: Node, path: Path, reporter: Reporter) -> Node:
+    """`all` -> one entry that asks for all of them."""
+    if isinstance(node, Scalar) and node.value == "all":
+        return sequence_at([mapping_at({"count": scalar_at("all", node)}, node)], node)
+    return _items({"options": _list_or_map})(node, path, reporter)
+
+
+_HOOK: dict[str, Convert] = {"command": _command, "environment": _list_or_map}
+_HOOKS = _items(_HOOK)
 
 _BUILD: dict[str, Convert] = {
     "args": _list_or_map,
@@ -329,8 +342,15 @@ _BUILD: dict[str, Convert] = {
     "extra_hosts": _extra_hosts,
     "secrets": _items_from_text("source"),
     "no_cache_filter": _listed,
-    "ssh": _listed,
+    "ssh": lambda node, path, reporter: _list_or_map(_listed(node, path, reporter), path, reporter),
 }
+_VOLUME: dict[str, Convert] = {"volume": _below({"labels": _list_or_map})}
+_RESERVED = {"devices": _items({"options": _list_or_map})}
+_DEPLOY: dict[str, Convert] = {
+    "labels": _list_or_map,
+    "resources": _below({"reservations": _below(_RESERVED)}),
+}
+_DEVELOP = {"watch": _items({"exec": _below(_HOOK), "ignore": _listed, "include": _listed})}
 
 _SERVICE: dict[str, Convert] = {
     "annotations": _list_or_map,
@@ -338,7 +358,8 @@ _SERVICE: dict[str, Convert] = {
     "command": _command,
     "configs": _items_from_text("source"),
     "depends_on": _depends_on,
-    "deploy": _below({"labels": _list_or_map}),
+    "deploy": _below(_DEPLOY),
+    "develop": _below(_DEVELOP),
     "devices": _devices,
     "dns": _listed,
     "dns_opt": _listed,
@@ -348,6 +369,7 @@ _SERVICE: dict[str, Convert] = {
     "environment": _list_or_map,
     "extends": _text_to("service", {}),
     "extra_hosts": _extra_hosts,
+    "gpus": _gpus,
     "healthcheck": _below({"test": _test}),
     "label_file": _listed,
     "labels": _list_or_map,

@@ -10,12 +10,14 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from pystack.stackfile.diagnostics import did_you_mean
 from pystack.stackfile.document import text_of
 from pystack.stackfile.durations import parse_duration, parse_size
+
+Check = Callable[[Any], Any]
 
 _TRUE = {"true", "yes", "y", "on", "1", "t"}
 _FALSE = {"false", "no", "n", "off", "0", "f"}
@@ -99,6 +101,37 @@ def _size(value: Any) -> int:
     raise refuse("a size such as 512m or 1.5g", value)
 
 
+def _size_text(value: Any) -> int:
+    """A size that must be text, so that nobody wonders about its unit."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise refuse("text such as 512m", value, f'put it in quotes: "{text_of(value)}"')
+    return _size(value)
+
+
+def _microseconds(value: Any) -> int:
+    """A number of microseconds, or a duration."""
+    if isinstance(value, str) and not value.isdigit():
+        return _duration(value) // 1000
+    return _whole(value)
+
+
+def _count(value: Any) -> int:
+    """How many devices: -1 stands for `all`."""
+    return -1 if value == "all" else _whole(value)
+
+
+def _option(value: Any) -> tuple[str, ...]:
+    """What a provider is told: one text or several."""
+    return tuple(_loose_text(item) for item in (value if isinstance(value, list) else [value]))
+
+
+def _no_twice(values: tuple[str, ...]) -> tuple[str, ...]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise PydanticCustomError("wrong-type", "lists `{value}` twice", {"value": value, "hint": ""})
+    return values
+
+
 def _duration(value: Any) -> int:
     if isinstance(value, str):
         try:
@@ -122,14 +155,24 @@ def _mode(value: Any) -> int:
     raise refuse("a file mode such as 0444", value)
 
 
-Text = Annotated[str, BeforeValidator(_text)]
-LooseText = Annotated[str, BeforeValidator(_loose_text)]
-Flag = Annotated[bool, BeforeValidator(_flag)]
-Whole = Annotated[int, BeforeValidator(_whole)]
-Number = Annotated[float, BeforeValidator(_number)]
-Size = Annotated[int, BeforeValidator(_size)]
-Duration = Annotated[int, BeforeValidator(_duration)]
-Mode = Annotated[int, BeforeValidator(_mode)]
+def _written(check: Check, *forms: str) -> BeforeValidator:
+    """The validator, and the JSON types that may be written for what it accepts."""
+    check.written = forms  # type: ignore[attr-defined] # for the JSON Schema
+    return BeforeValidator(check)
+
+
+Text = Annotated[str, _written(_text, "string")]
+LooseText = Annotated[str, _written(_loose_text, "string", "number", "boolean", "null")]
+Flag = Annotated[bool, _written(_flag, "boolean", "string")]
+Whole = Annotated[int, _written(_whole, "integer", "string")]
+Number = Annotated[float, _written(_number, "number", "string")]
+Size = Annotated[int, _written(_size, "number", "string")]
+Duration = Annotated[int, _written(_duration, "string")]
+Mode = Annotated[int, _written(_mode, "integer", "string")]
+SizeText = Annotated[int, _written(_size_text, "string")]
+Microseconds = Annotated[int, _written(_microseconds, "integer", "string")]
+Count = Annotated[int, _written(_count, "integer", "string")]
+OptionMap = dict[str, Annotated[tuple[str, ...], _written(_option, "string", "number", "boolean", "array")]]
 
 
 def one_of(*choices: str) -> BeforeValidator:
@@ -141,11 +184,13 @@ def one_of(*choices: str) -> BeforeValidator:
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
         raise refuse("one of " + ", ".join(choices), value, hint)
 
+    check.choices = choices  # type: ignore[attr-defined] # for the JSON Schema
     return BeforeValidator(check)
 
 
 Texts = tuple[Text, ...]
 LooseTexts = tuple[LooseText, ...]
+UniqueTexts = Annotated[tuple[Text, ...], AfterValidator(_no_twice)]
+UniqueLoose = Annotated[tuple[LooseText, ...], AfterValidator(_no_twice)]
 #: Environment, labels and the like: None where only the name was given.
 TextMap = dict[str, LooseText | None]
-Check = Callable[[Any], Any]

@@ -13,7 +13,16 @@ from pydantic import ValidationError
 
 from pystack.stackfile.diagnostics import did_you_mean, path_text
 from pystack.stackfile.document import Mapping, Node, Path, Reporter, Scalar, locate, plain
-from pystack.stackfile.schema import ContentPart, NetworkPart, Part, Parts, ServicePart, VolumePart
+from pystack.stackfile.schema import (
+    ConfigPart,
+    ModelPart,
+    NetworkPart,
+    Part,
+    Parts,
+    SecretPart,
+    ServicePart,
+    VolumePart,
+)
 from pystack.stackfile.types import found
 
 P = TypeVar("P", bound=Part)
@@ -40,8 +49,9 @@ def validate(document: Node, reporter: Reporter) -> Parts:
     parts.services = _section(document, "services", ServicePart, reporter)
     parts.networks = _section(document, "networks", NetworkPart, reporter)
     parts.volumes = _section(document, "volumes", VolumePart, reporter)
-    parts.secrets = _section(document, "secrets", ContentPart, reporter)
-    parts.configs = _section(document, "configs", ContentPart, reporter)
+    parts.secrets = _section(document, "secrets", SecretPart, reporter)
+    parts.configs = _section(document, "configs", ConfigPart, reporter)
+    parts.models = _section(document, "models", ModelPart, reporter)
     return parts
 
 

@@ -151,7 +151,8 @@ def _integer(digits: str) -> int | float:
     body = digits.lstrip("+-")
     octal = len(body) > 1 and body[0] == "0" and body[1].isdigit()
     number = int(body, 8 if octal else 0)
-    return sign * number if number < 2**64 else float(sign * number)
+    # Go's YAML keeps what an int64 or a uint64 holds; the rest becomes a float.
+    return sign * number if number < 2**64 and sign * number >= -(2**63) else float(sign * number)
 
 
 def _is_text(text: str) -> bool:

@@ -50,7 +50,7 @@ def service(attributes: str, rest: str = "", **request: Any) -> Service:
     [
         ("command: echo 'a b' $$x", "command", ("echo", "a b", "$x")),
         ("command: []", "command", ()),
-        ("entrypoint: [a, 1]", "entrypoint", ("a", "1")),
+        ('entrypoint: [a, "1"]', "entrypoint", ("a", "1")),
         (
             "environment: {A: 1.10, B: yes, C: , D: true}",
             "environment",

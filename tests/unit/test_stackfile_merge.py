@@ -37,7 +37,7 @@ def both(first: str, second: str) -> dict[str, Any]:
     [
         ("command: a b", "command: [c]", "command", ["c"]),
         ("entrypoint: [a]", "entrypoint: b c", "entrypoint", ["b", "c"]),
-        ("command: a", "command: null", "command", ["a"]),
+        ("command: a", "command: null", "command", None),
         (
             "environment: [A=1, B=2]",
             "environment: {A: 3, C: }",

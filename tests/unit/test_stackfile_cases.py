@@ -1,0 +1,124 @@
+"""Stack files written for the purpose: the output is what docker compose 2.40.3 printed, and together they use everything."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake.stackfile_reader import MemoryReader
+from stackfile_cases import DIRECTORY, HOME, KINDER, Case, all_cases, expected, ours
+
+from pystack.stackfile.canonical import to_canonical
+from pystack.stackfile.jsonschema import attributes
+from pystack.stackfile.load import LoadRequest, resolve
+from pystack.stackfile.standing import standing
+from pystack.stackfile.yamldoc import parse_text
+
+CASES = all_cases()
+EXPECTED = expected()
+#: Every attribute of the specification's JSON schema: `*` for a name, `[]` for an entry of a list.
+SPECIFIED = (DIRECTORY / "attributes.txt").read_text().split()
+#: What docker compose 2.40.3 does not know yet.
+NEWER = {"services.*.build.no_cache_filter", "services.*.pre_start"}
+SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "reference" / "compose-spec.json"
+COMPOSE_DOC = Path(__file__).resolve().parents[2] / "docs" / "compose.md"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+def test_the_output_is_that_of_compose(case: Case) -> None:
+    found = ours(case)
+    if case.id in KINDER:
+        assert found is not None
+        assert EXPECTED[case.id] is None
+    elif case.options:  # its JSON compose cannot print: the YAML's keys, in YAML's order
+        theirs = EXPECTED[case.id]["services"]["a"]["build"]["ssh"]
+        assert found["services"]["a"]["build"]["ssh"] == sorted(text.replace(": ", "=") for text in theirs)
+    else:
+        assert found == EXPECTED[case.id]
+        if found:
+            assert list(found["services"]) == list(EXPECTED[case.id]["services"])
+
+
+def test_the_output_can_be_read_again_and_is_the_same() -> None:
+    again = LoadRequest(files=("again.json",), working_dir=HOME, profiles=("*",))
+    for case in CASES:
+        found = ours(case)
+        # Compose prints keys of blkio_config, and a `$` in any key, in a way that it does not read itself.
+        if not found or not found.get("services") or case.name == "keys_stay" or "Path" in json.dumps(found):
+            continue
+        reader = MemoryReader({f"{HOME}/again.json": json.dumps(found, ensure_ascii=False)})
+        second = json.loads(json.dumps(to_canonical(resolve(again, reader, consistency=False))))
+        assert second == found, case.id
+
+
+def _used(value: Any, path: str, out: set[str]) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            for name in {f"{path}.{key}".lstrip("."), f"{path}.*".lstrip(".")}:
+                out.add(name)
+                _used(item, name, out)
+    elif isinstance(value, list):
+        for item in value:
+            _used(item, f"{path}[]", out)
+
+
+def test_the_cases_use_every_attribute_of_the_specification() -> None:
+    from pystack.stackfile.document import plain
+
+    used: set[str] = set()
+    for case in CASES:
+        if EXPECTED[case.id] is None:
+            continue
+        for name, text in case.files.items():
+            if name.endswith(".yml"):
+                for document in parse_text(text):
+                    _used(plain(document), "", used)
+    missing = [p for p in SPECIFIED if p not in used and not any(p.startswith(n) for n in NEWER)]
+    assert missing == []
+
+
+def test_our_schema_has_every_attribute_of_the_specification_and_no_other() -> None:
+    assert sorted(attributes()) == sorted(SPECIFIED)
+
+
+def test_every_attribute_is_documented_as_what_it_is() -> None:
+    """Carried out, refused or ignored: the document names each, and says of each what the code does."""
+    rows = re.findall(r"^\| `([^`]+)` \| (\w+) \|", COMPOSE_DOC.read_text(), re.MULTILINE)
+    documented = dict(rows)
+    assert len(rows) == len(documented)
+    assert sorted(documented) == sorted(SPECIFIED)
+    assert {p: standing(p) for p in SPECIFIED} == documented
+
+
+@pytest.mark.skipif(not SCHEMA.is_file(), reason="the specification's JSON schema is not beside the checkout")
+def test_the_list_of_attributes_is_that_of_the_json_schema() -> None:
+    assert sorted(_walk(json.loads(SCHEMA.read_text()))) == sorted(SPECIFIED)
+
+
+def _walk(schema: dict[str, Any]) -> set[str]:
+    out: set[str] = set()
+
+    def walk(node: Any, path: str, trail: tuple[str, ...]) -> None:
+        if not isinstance(node, dict):
+            return
+        if reference := node.get("$ref"):
+            name = reference.rsplit("/", 1)[-1]
+            if name not in trail:
+                walk(schema["$defs"][name], path, (*trail, name))
+        for alternatives in ("oneOf", "anyOf", "allOf"):
+            for other in node.get(alternatives, ()):
+                walk(other, path, trail)
+        for key, value in node.get("properties", {}).items():
+            below = f"{path}.{key}".lstrip(".")
+            out.add(below)
+            walk(value, below, trail)
+        for pattern, value in node.get("patternProperties", {}).items():
+            if not pattern.startswith("^x-"):
+                walk(value, f"{path}.*", trail)
+        walk(node.get("items"), f"{path}[]", trail)
+
+    walk(schema, "", ())
+    return out
