@@ -6,7 +6,7 @@ loaded here, with the rights of whoever asks. Errors carry `message`, `hint` and
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import aclosing
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -30,6 +30,7 @@ from pystack.reconciler.stacks import StackService
 if TYPE_CHECKING:  # 100 ms of schemas that the daemon's start need not wait for
     from pystack.stackfile.cache import LoadCache
     from pystack.stackfile.diagnostics import Diagnostic
+    from pystack.stackfile.interpolate import Mention
     from pystack.stackfile.project import LoadRequest
 
 NDJSON = "application/x-ndjson"
@@ -74,6 +75,20 @@ class Envelope(Wire):
     source: Source = Field(default_factory=Source)
     services: list[str] = Field(default_factory=list)
     options: Options = Field(default_factory=Options)
+
+
+class ViewOptions(Wire):
+    """What `config` leaves out; see `stackfile.view.View`."""
+
+    interpolate: bool = True
+    paths: bool = True
+    normalize: bool = True
+    consistency: bool = True
+    environment: bool = True
+
+
+class ConfigEnvelope(Envelope):
+    view: ViewOptions = Field(default_factory=ViewOptions)
 
 
 class RunOptions(Wire):
@@ -126,13 +141,21 @@ class Outline(Protocol):
     def disabled(self) -> tuple[str, ...]: ...
     @property
     def warnings(self) -> Sequence[Diagnostic]: ...
+    @property
+    def profiles(self) -> Sequence[str]: ...
+    @property
+    def variables(self) -> Mapping[str, str]: ...
+    @property
+    def mentions(self) -> Sequence[Mention]: ...
 
 
 class Loader(Protocol):
     """Reads stack files; called in a thread that has the rights of the caller that `identity` stands for."""
 
     def load(self, request: LoadRequest, identity: Hashable) -> Loaded: ...
-    def outline(self, request: LoadRequest, identity: Hashable) -> Outline: ...
+    def outline(
+        self, request: LoadRequest, identity: Hashable, view: ViewOptions | None = None
+    ) -> Outline: ...
     def canonical(self, outline: Outline) -> dict[str, Any]: ...
 
 
@@ -153,10 +176,14 @@ class FileLoader:
 
         return self._kept().load(request, HostReader(), identity)
 
-    def outline(self, request: LoadRequest, identity: Hashable) -> Outline:
+    def outline(self, request: LoadRequest, identity: Hashable, view: ViewOptions | None = None) -> Outline:
         from pystack.stackfile.load import resolve
         from pystack.stackfile.source import HostReader
 
+        if view is not None and view != ViewOptions():
+            from pystack.stackfile.view import View
+
+            return resolve(request, HostReader(), view=View(**view.model_dump()))
         kept = self._kept().find(request, HostReader(), identity)
         return kept.resolved if kept else resolve(request, HostReader())
 
@@ -228,9 +255,11 @@ async def _load(request: web.Request, source: Source, services: Sequence[str]) -
     return await with_rights_of(caller, lambda: loader.load(wanted, caller))
 
 
-async def _outline(request: web.Request, source: Source, services: Sequence[str]) -> Outline:
+async def _outline(
+    request: web.Request, source: Source, services: Sequence[str], view: ViewOptions | None = None
+) -> Outline:
     loader, wanted, caller = request.app[LOADER], _request(source, services), caller_of(request)
-    return await with_rights_of(caller, lambda: loader.outline(wanted, caller))
+    return await with_rights_of(caller, lambda: loader.outline(wanted, caller, view))
 
 
 async def _name_and_services(
@@ -258,15 +287,35 @@ def _warning(diagnostic: Diagnostic) -> dict[str, Any]:
 
 
 async def _config(request: web.Request) -> web.Response:
-    body = await jsons.read_json(request, Envelope)
-    outline = await _outline(request, body.source, body.services)
+    from pystack.stackfile.confighash import hashes
+
+    body = await jsons.read_json(request, ConfigEnvelope)
+    outline = await _outline(request, body.source, body.services, body.view)
+    config = request.app[LOADER].canonical(outline)
     return json_response(
         {
             "name": outline.name,
-            "config": request.app[LOADER].canonical(outline),
+            "config": config,
+            "hashes": hashes(config) if body.view.interpolate else {},
+            "profiles": outline.profiles,
+            "environment": outline.variables,
+            "variables": _mentioned(outline.mentions),
             "warnings": [_warning(item) for item in outline.warnings],
         }
     )
+
+
+def _mentioned(mentions: Sequence[Mention]) -> dict[str, dict[str, Any]]:
+    """Each variable with what the files say of it; a later mention completes an earlier one."""
+    out: dict[str, dict[str, Any]] = {}
+    for item in mentions:
+        said = out.setdefault(
+            item.name, {"Name": item.name, "DefaultValue": "", "PresenceValue": "", "Required": False}
+        )
+        said["DefaultValue"] = said["DefaultValue"] or item.default
+        said["PresenceValue"] = said["PresenceValue"] or item.presence
+        said["Required"] = said["Required"] or item.required
+    return dict(sorted(out.items()))
 
 
 async def _resolve(request: web.Request) -> web.Response:

@@ -52,7 +52,7 @@ def global_parser() -> Parser:
         prog="pystack",
         allow_abbrev=False,
         description="Runs the stacks of Compose files on a container engine of its own.",
-        epilog="Commands: up, down, ps, logs, exec, run, config, plan, start, stop, restart, daemon, version. "
+        epilog="Commands: up, down, ps, logs, exec, run, config, schema, plan, start, stop, restart, daemon, version. "
         "`pystack COMMAND --help` says more.",
     )
     _global_options(parser)
@@ -157,8 +157,26 @@ def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--volumes", dest="list_volumes", action="store_true")
     parser.add_argument("--networks", dest="list_networks", action="store_true")
     parser.add_argument("--images", dest="list_images", action="store_true")
+    parser.add_argument("--models", dest="list_models", action="store_true")
+    parser.add_argument("--profiles", dest="list_profiles", action="store_true")
+    parser.add_argument(
+        "--hash", metavar="SERVICES", help="print hashes of services: names with commas, or *"
+    )
+    parser.add_argument("--environment", action="store_true", help="print the variables of interpolation")
+    parser.add_argument("--variables", action="store_true", help="print the variables that the files mention")
+    parser.add_argument("--no-interpolate", action="store_true", help="leave variables as they stand")
+    parser.add_argument("--no-normalize", action="store_true", help="add no default network and no names")
+    parser.add_argument("--no-path-resolution", action="store_true", help="leave relative paths")
+    parser.add_argument("--no-consistency", action="store_true", help="do not check references")
+    parser.add_argument("--no-env-resolution", action="store_true", help="do not read env_file")
+    parser.add_argument("--resolve-image-digests", action="store_true", help="pin images to their digests")
+    parser.add_argument("--lock-image-digests", action="store_true", help="print an override file of digests")
     parser.add_argument("-o", "--output", metavar="FILE")
     _services(parser)
+
+
+def _schema(_parser: argparse.ArgumentParser) -> None:
+    pass  # no options of its own
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
@@ -194,6 +212,7 @@ VERBS = {
     "exec": (_exec, frozenset[str](), "run a command in a service's container"),
     "run": (_run, frozenset({"-p"}), "run a one-off command with a service's configuration"),
     "config": (_config, frozenset[str](), "check a stack file and print it resolved"),
+    "schema": (_schema, frozenset[str](), "print the JSON Schema of a stack file, for editors"),
     "plan": (_plan, frozenset[str](), "print what `up` would do, and why"),
     "start": (_lifecycle, frozenset[str](), "start a stack's stopped containers"),
     "stop": (_lifecycle, frozenset[str](), "stop a stack's containers"),

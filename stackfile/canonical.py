@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from pystack.stackfile.document import Node, Scalar, child
+from pystack.stackfile.document import Node, Scalar, child, plain
 from pystack.stackfile.durations import format_duration
 from pystack.stackfile.normalise import (
     joined_networks,
@@ -42,6 +42,8 @@ class _HasResolved(Protocol):
 def to_canonical(loaded: Resolved | _HasResolved) -> dict[str, Any]:
     """The canonical form of the enabled services and of what they use."""
     resolved = loaded if isinstance(loaded, Resolved) else loaded.resolved
+    if not resolved.view.interpolate:
+        return _written(resolved)
     parts, chosen = resolved.parts, resolved.enabled
     out: dict[str, Any] = {"name": resolved.name}
     out["services"] = {name: _service(name, part, resolved) for name, part in sorted(chosen.items())}
@@ -64,8 +66,57 @@ def to_canonical(loaded: Resolved | _HasResolved) -> dict[str, Any]:
         if contents:
             out[kind] = contents
     out.update(extensions(resolved.document))
+    if not resolved.view.normalize:
+        _denormalise(out, resolved)
     escaped: dict[str, Any] = _escaped(out)
     return escaped
+
+
+def _written(resolved: Resolved) -> dict[str, Any]:
+    """The merged document in long form with its variables as they stand: what `--no-interpolate` prints."""
+    document = plain(resolved.document)
+    out: dict[str, Any] = {"name": resolved.name, **{k: v for k, v in document.items() if k != "version"}}
+    if not resolved.view.normalize:
+        return out
+    for service in (out.get("services") or {}).values():
+        if not service.get("networks") and not service.get("network_mode") and not service.get("provider"):
+            service["networks"] = {"default": None}
+            out["networks"] = {**(out.get("networks") or {})}
+            out["networks"].setdefault("default", {})
+        for other, how in (service.get("depends_on") or {}).items():
+            service["depends_on"][other] = {"condition": "service_started", "required": True, **(how or {})}
+        if service.get("build") and not service["build"].get("dockerfile_inline"):
+            service["build"].setdefault("dockerfile", "Dockerfile")
+    for kind in ("networks", "volumes", "secrets", "configs"):
+        for key, value in (out.get(kind) or {}).items():
+            own = {"name": key if (value or {}).get("external") else f"{resolved.name}_{key}"}
+            out[kind][key] = {**own, **(value or {})}
+    return out
+
+
+def _denormalise(out: dict[str, Any], resolved: Resolved) -> None:
+    """Takes away what only normalising adds: the default network, names of resources, the Dockerfile's name."""
+    for name, service in out["services"].items():
+        part = resolved.enabled[name]
+        if not part.networks:
+            service.pop("networks", None)
+        if part.build and not part.build.dockerfile:
+            service["build"].pop("dockerfile", None)
+        implied = set(service.get("depends_on", ())) - set(part.depends_on or ())
+        for other in implied:
+            del service["depends_on"][other]
+        if not service.get("depends_on"):
+            service.pop("depends_on", None)
+    for kind in ("networks", "volumes", "secrets", "configs"):
+        for key, value in list(out.get(kind, {}).items()):
+            part = getattr(resolved.parts, kind).get(key)
+            if part is None:
+                del out[kind][key]
+            elif not part.name:
+                value.pop("name")
+    for kind in ("networks", "volumes"):
+        if not out.get(kind):
+            out.pop(kind, None)
 
 
 def _escaped(value: Any) -> Any:
@@ -162,7 +213,10 @@ def _service(name: str, part: ServicePart, resolved: Resolved) -> dict[str, Any]
         out.pop(dropped, None)
     out["command"] = _words(part.command)
     out["entrypoint"] = _words(part.entrypoint)
-    if environment := resolved.environments.get(name):
+    if not resolved.view.environment:
+        if part.env_file:
+            out["env_file"] = [{"required": True, **_dump(entry)} for entry in part.env_file]
+    elif environment := resolved.environments.get(name):
         out["environment"] = dict(environment)
     if labels := resolved.labels.get(name):
         out["labels"] = dict(labels)
@@ -246,7 +300,7 @@ def _volume(volume: ServiceVolume) -> dict[str, Any]:
 
 def _build(name: str, build: BuildPart, resolved: Resolved) -> dict[str, Any]:
     """The build with its context and Dockerfile filled in; an argument without a value is not printed."""
-    out = {"context": resolved.working_dir, **_dump(build)}
+    out = {"context": resolved.working_dir if resolved.view.paths else ".", **_dump(build)}
     if not build.dockerfile_inline:
         out.setdefault("dockerfile", "Dockerfile")
     if build.args:

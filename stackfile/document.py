@@ -192,6 +192,12 @@ class Reporter:
     """Makes diagnostics from nodes. One per load; every step gets it."""
 
     findings: Findings = field(default_factory=Findings)
+    templates: bool = (
+        False  # values may still hold variables: a short form that cannot be read for one is kept
+    )
+
+    def is_template(self, text: str) -> bool:
+        return self.templates and "$" in text
 
     def error(self, node: Node, code: str, message: str, *, path: Path = (), help: str = "") -> None:
         self._report("error", node, code, message, path=path, hint=help)

@@ -9,7 +9,7 @@ sign before anything else stays.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pystack.stackfile.document import Mapping, Node, Path, Reporter, Scalar, Sequence
@@ -101,6 +101,62 @@ class _Template:
         raise TemplateError(
             message, expression, "required-variable", f"set {name} in the environment or in .env"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mention:
+    """What a file says of a variable: `${NAME:-default}`, `${NAME:+presence}`, `${NAME:?…}`."""
+
+    name: str
+    required: bool = False
+    default: str = ""
+    presence: str = ""
+
+
+def mentions(node: Node) -> Iterator[Mention]:
+    """Every variable that the values of a document mention, in file order; what cannot be read is passed over."""
+    pending: list[Node] = [node]
+    seen: set[int] = set()
+    while pending:
+        here = pending.pop()
+        if isinstance(here, Scalar):
+            if isinstance(here.value, str) and "$" in here.value:
+                yield from _mentioned(here.value, 0)
+        elif id(here) not in seen:
+            seen.add(id(here))
+            below = here.items.values() if isinstance(here, Mapping) else here.items
+            pending.extend(reversed(list(below)))
+
+
+def _mentioned(text: str, depth: int) -> Iterator[Mention]:
+    position = 0
+    while depth <= _MAX_NESTING and (dollar := text.find("$", position)) >= 0:
+        position = dollar + 2
+        if text[dollar + 1 : dollar + 2] == "{":
+            try:
+                end = _closing(text, dollar + 2)
+            except TemplateError:
+                return
+            body = text[dollar + 2 : end]
+            position = end + 1
+            if match := _NAME.match(body):
+                rest = body[match.end() :]
+                operator = next((o for o in _OPERATORS if rest.startswith(o)), "")
+                yield _mention(match.group(), operator, rest[len(operator) :])
+                yield from _mentioned(rest, depth + 1)
+        elif match := _NAME.match(text, dollar + 1):
+            yield Mention(name=match.group())
+            position = match.end()
+
+
+def _mention(name: str, operator: str, argument: str) -> Mention:
+    kind = operator[-1:]
+    return Mention(
+        name=name,
+        required=kind == "?",
+        default=argument if kind == "-" else "",
+        presence=argument if kind == "+" else "",
+    )
 
 
 def _bad(expression: str) -> TemplateError:

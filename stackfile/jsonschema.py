@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pystack.stackfile.schema import (
     ConfigPart,
+    GpuPart,
     IncludePart,
     ModelPart,
     NetworkPart,
@@ -83,6 +84,8 @@ def _part(model: type[Part], definitions: dict[str, Any]) -> dict[str, Any]:
         if key == "extensions":
             continue
         properties[key] = _attribute(key, _type(field), definitions)
+        if key == "options" and issubclass(model, GpuPart):
+            properties[key] = {"anyOf": [properties[key], _PAIRS]}
         if field.is_required():
             required.append(key)
     definitions[name] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping as Map
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pystack.model.desired import Stack
 from pystack.model.errors import PystackError
@@ -17,7 +17,7 @@ from pystack.stackfile.checks import check, check_runnable
 from pystack.stackfile.diagnostics import Diagnostic, did_you_mean
 from pystack.stackfile.document import Mapping, Node, Reporter, Scalar, Sequence, Source, child, with_items
 from pystack.stackfile.extends import extend
-from pystack.stackfile.interpolate import Lookup, interpolate
+from pystack.stackfile.interpolate import Lookup, interpolate, mentions
 from pystack.stackfile.merge import merge, unique, untagged
 from pystack.stackfile.normalise import normalise
 from pystack.stackfile.paths import absolute
@@ -30,11 +30,13 @@ from pystack.stackfile.project import (
 )
 from pystack.stackfile.resolve import Files, display_name, environment, labels
 from pystack.stackfile.resolved import Resolved
+from pystack.stackfile.schema import Parts
 from pystack.stackfile.select import enabled
 from pystack.stackfile.shortforms import canonical
 from pystack.stackfile.source import Reader
 from pystack.stackfile.support import check_support
 from pystack.stackfile.validate import validate
+from pystack.stackfile.view import WHOLE, View
 
 __all__ = ["LoadRequest", "Loaded", "find_files", "load", "resolve"]
 
@@ -73,22 +75,25 @@ def load(request: LoadRequest, reader: Reader) -> Loaded:
     return Loaded(stack=stack, warnings=warnings, disabled=resolved.disabled, resolved=resolved)
 
 
-def resolve(request: LoadRequest, reader: Reader, *, consistency: bool = True) -> Resolved:
+def resolve(
+    request: LoadRequest, reader: Reader, *, consistency: bool = True, view: View = WHOLE
+) -> Resolved:
     """Every step but the last: attributes that the engine cannot carry out yet and unread secrets are no errors here.
 
     Without `consistency`, references to what is not defined are no errors either (`config --no-consistency`).
     """
-    reporter = Reporter()
-    resolved, _ = _resolve(request, reader, reporter, consistency=consistency)
+    reporter = Reporter(templates=not view.interpolate)
+    view = view if consistency else replace(view, consistency=False)
+    resolved, _ = _resolve(request, reader, reporter, view)
     reporter.findings.raise_errors()
     return resolved
 
 
 def _resolve(
-    request: LoadRequest, reader: Reader, reporter: Reporter, *, consistency: bool = True
+    request: LoadRequest, reader: Reader, reporter: Reporter, view: View = WHOLE
 ) -> tuple[Resolved, Lookup]:
     project = find_project(request, reader, reporter)
-    documents = _Documents(request, reader, reporter)
+    documents = _Documents(request, reader, reporter, view)
     parsed = [d for path in project.files for d in documents.parse(path, project.directory)]
     name = project_name(request, project, _name_in(parsed, project.variables))
     variables = {**project.variables, "COMPOSE_PROJECT_NAME": name}
@@ -101,14 +106,15 @@ def _resolve(
         raise AssertionError("an empty stack file is an error")
     document = unique(merged)
     _version(document, reporter)
-    parts = validate(document, reporter)
+    parts = validate(document, reporter) if view.interpolate else Parts()
     known = child(document, "services")
     _targets(request, known, reporter)
+    profiles = {p for s in parts.services.values() for p in s.profiles or ()}
     chosen = enabled(parts.services, project.profiles, request.services)
     files = Files(reader, variables.get, reporter, request.working_dir)
     environments = {n: environment(n, s, document, files) for n, s in chosen.items()}
     all_labels = {n: labels(n, s, document, files) for n, s in chosen.items()}
-    if consistency:
+    if view.consistency:
         check(document, parts, chosen, reporter)
     resolved = Resolved(
         name=name,
@@ -120,6 +126,9 @@ def _resolve(
         environments=environments,
         labels=all_labels,
         variables=variables,
+        mentions=tuple(m for raw in parsed for m in mentions(raw)),
+        profiles=tuple(sorted(profiles)),
+        view=view,
         warnings=tuple(reporter.findings.warnings),
     )
     return resolved, variables.get
@@ -156,6 +165,7 @@ class _Documents:
     request: LoadRequest
     reader: Reader
     reporter: Reporter
+    view: View = WHOLE
     sources: dict[str, Source] = field(default_factory=dict)
     extended: dict[str, Node | None] = field(default_factory=dict)
     included: int = 0
@@ -191,9 +201,10 @@ class _Documents:
         return out
 
     def _prepared(self, raw: Node, variables: Map[str, str]) -> Node:
-        document = interpolate(raw, variables.get, self.reporter)
+        document = interpolate(raw, variables.get, self.reporter) if self.view.interpolate else raw
         document = canonical(document, self.reporter)
-        return absolute(document, self.request.environment.get("HOME", ""))
+        home = self.request.environment.get("HOME", "")
+        return absolute(document, home, all_paths=self.view.paths)
 
     def _load_extended(self, variables: Map[str, str]) -> _Extended:
         return _Extended(self, variables)

@@ -69,7 +69,9 @@ def used_networks(enabled: Mapping[str, ServicePart], defined: Mapping[str, Netw
 
 
 def joined_networks(service: ServicePart) -> list[str]:
-    if service.network_mode or service.provider:
+    if service.network_mode:
+        return []
+    if service.provider and not service.networks:
         return []
     return list(service.networks or ("default",))
 

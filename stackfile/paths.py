@@ -18,14 +18,17 @@ _REMOTE = re.compile(
 )
 
 
-def absolute(document: Node, home: str) -> Node:
-    """The document with absolute paths; `home` replaces a leading `~`."""
+def absolute(document: Node, home: str, *, all_paths: bool = True) -> Node:
+    """The document with absolute paths; `home` replaces a leading `~`. Else only those of files that the loader reads."""
     at = _Absolute(home).scalar
-    fixed: list[tuple[tuple[str, ...], Callable[[Node], Node]]] = [
+    read: list[tuple[tuple[str, ...], Callable[[Node], Node]]] = [
         (("services", "*", "env_file"), lambda n: _each(n, lambda i: _field(i, "path", at))),
         (("services", "*", "label_file"), lambda n: _each(n, at)),
-        (("services", "*", "volumes"), lambda n: _each(n, lambda i: _bind(i, at))),
         (("services", "*", "extends", "file"), at),
+        (("include",), lambda n: _each(n, lambda i: _include(i, at))),
+    ]
+    shown: list[tuple[tuple[str, ...], Callable[[Node], Node]]] = [
+        (("services", "*", "volumes"), lambda n: _each(n, lambda i: _bind(i, at))),
         (("services", "*", "build", "context"), lambda n: _local(n, at)),
         (("services", "*", "build", "additional_contexts", "*"), lambda n: _local(n, at)),
         (("services", "*", "build", "ssh", "*"), at),
@@ -33,9 +36,8 @@ def absolute(document: Node, home: str) -> Node:
         (("secrets", "*", "file"), at),
         (("configs", "*", "file"), at),
         (("volumes", "*"), lambda n: _volume(n, at)),
-        (("include",), lambda n: _each(n, lambda i: _include(i, at))),
     ]
-    for path, change in fixed:
+    for path, change in (*read, *shown) if all_paths else read:
         document = edit(document, path, change)
     return document
 

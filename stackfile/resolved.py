@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 
 from pystack.stackfile.diagnostics import Diagnostic
 from pystack.stackfile.document import Node
+from pystack.stackfile.interpolate import Mention
 from pystack.stackfile.schema import Parts, ServicePart
+from pystack.stackfile.view import WHOLE, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
     """`document` is the merged document in long form, `parts` its validated form, `enabled` the services that count.
 
-    `environments` and `labels` hold each enabled service's with its files merged in. `variables` are those of interpolation.
+    `environments` and `labels` hold each enabled service's with its files merged in. `variables` are those of
+    interpolation, `mentions` what the request's own files say of variables, `profiles` all that services name.
     """
 
     name: str
@@ -26,6 +29,9 @@ class Resolved:
     environments: Mapping[str, Mapping[str, str | None]]
     labels: Mapping[str, Mapping[str, str]]
     variables: Mapping[str, str] = field(default_factory=dict)
+    mentions: tuple[Mention, ...] = ()
+    profiles: tuple[str, ...] = ()
+    view: View = WHOLE
     warnings: tuple[Diagnostic, ...] = field(default=())
 
     @property

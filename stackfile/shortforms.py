@@ -100,6 +100,8 @@ def _command(node: Node, path: Path, reporter: Reporter) -> Node:
     """A command line -> its words, split as a shell does (no variables, no globs)."""
     if not isinstance(node, Scalar) or not isinstance(node.value, str):
         return node
+    if reporter.is_template(node.value):
+        return node
     try:
         words = shlex.split(node.value)
     except ValueError as error:
@@ -158,6 +160,9 @@ def _ports(node: Node, path: Path, reporter: Reporter) -> Node:
         try:
             parsed = parse_ports(text_of(item.value))
         except PortSyntaxError as error:
+            if reporter.is_template(item.text):
+                out.append(item)
+                continue
             reporter.error(item, "bad-port", str(error), path=(*path, index), help=hint or error.hint)
             continue
         out += [mapping_at({k: scalar_at(v, item) for k, v in port.items()}, item) for port in parsed]
@@ -175,6 +180,9 @@ def _volumes(node: Node, path: Path, reporter: Reporter) -> Node:
         try:
             volume, unknown = parse_volume(item.value)
         except VolumeSyntaxError as error:
+            if reporter.is_template(item.text):
+                out.append(item)
+                continue
             reporter.error(item, "bad-volume", str(error), path=(*path, index), help=error.hint)
             continue
         for option in unknown:
@@ -237,6 +245,9 @@ def _devices(node: Node, path: Path, reporter: Reporter) -> Node:
             out.append(item)
             continue
         parts = [item.value] if "=" in item.value else item.value.split(":")
+        if reporter.is_template(item.value):
+            out.append(item)
+            continue
         if not 1 <= len(parts) <= 3 or not all(parts):
             message = f"cannot read device `{item.value}`"
             reporter.error(
@@ -270,6 +281,9 @@ def _extra_hosts(node: Node, path: Path, reporter: Reporter) -> Node:
     for index, item in enumerate(node.items):
         text = item.value if isinstance(item, Scalar) and isinstance(item.value, str) else ""
         host, separator, address = text.partition("=" if "=" in text else ":")
+        if reporter.is_template(text):
+            out.append(item)
+            continue
         if not separator or not host or not address:
             message = f"cannot read `{text}` as a host and an address"
             reporter.error(item, "bad-host", message, path=(*path, index), help='write "name=192.0.2.1"')
