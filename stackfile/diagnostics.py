@@ -103,7 +103,7 @@ def _sorted(items: Iterable[Diagnostic]) -> list[Diagnostic]:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The help line for a word that is not among the known ones: the nearest, or "" when none is near."""
-    near = difflib.get_close_matches(word, list(known), 1, 0.6)
+    near = difflib.get_close_matches(word, list(known), 1, 0.65)
     return f"did you mean `{near[0]}`?" if near else ""
 
 

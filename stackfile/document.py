@@ -6,6 +6,7 @@ step that changes something makes new nodes around what it keeps.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -187,14 +188,17 @@ def _go_float(value: float) -> str:
     return f"{'-' if value < 0 else ''}{text[0]}{fraction}e{'-' if power < 0 else '+'}{abs(power):02}"
 
 
+_VARIABLE = re.compile(r"(?<!\$)\$\{?([_a-zA-Z][_a-zA-Z0-9]*)")
+
+
 @dataclass(slots=True)
 class Reporter:
     """Makes diagnostics from nodes. One per load; every step gets it."""
 
     findings: Findings = field(default_factory=Findings)
-    templates: bool = (
-        False  # values may still hold variables: a short form that cannot be read for one is kept
-    )
+    #: Values may still hold variables: a short form that cannot be read for one is kept.
+    templates: bool = False
+    origins: dict[str, str] = field(default_factory=dict)  # variable -> where its value came from
 
     def is_template(self, text: str) -> bool:
         return self.templates and "$" in text
@@ -237,6 +241,7 @@ class Reporter:
     def _report(
         self, severity: Severity, node: Node, code: str, message: str, *, path: Path, hint: str
     ) -> None:
+        came_from = self._came_from(node)
         self.at(
             node.source,
             node.line,
@@ -245,9 +250,19 @@ class Reporter:
             message,
             width=_width(node),
             path=path,
-            help=hint,
+            help=f"{came_from}; {hint}" if hint and came_from else hint or came_from,
             severity=severity,
         )
+
+    def _came_from(self, node: Node) -> str:
+        """Which variables made the value, and where each was set."""
+        if not isinstance(node, Scalar) or node.text == node.value or "$" not in node.text or self.templates:
+            return ""
+        names = dict.fromkeys(_VARIABLE.findall(node.text))
+        said = [
+            f"`{n}` is from {self.origins[n]}" if n in self.origins else f"`{n}` is not set" for n in names
+        ]
+        return ", ".join(said)
 
 
 def _width(node: Node) -> int:

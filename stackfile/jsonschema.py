@@ -115,6 +115,8 @@ def _attribute(key: str, annotation: Any, definitions: dict[str, Any]) -> dict[s
         forms.append(_PAIRS)
     if key in _SINGLE and (is_map or long.get("type") == "array" or "$ref" in long):
         forms.append(_TEXT)
+    if key in ("command", "entrypoint"):
+        forms.append({"type": "null"})
     if key == "extra_hosts":
         forms.append({"type": "object", "additionalProperties": {"anyOf": [_TEXT, _LIST]}})
     if key == "ulimits":

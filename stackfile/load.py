@@ -93,6 +93,8 @@ def _resolve(
     request: LoadRequest, reader: Reader, reporter: Reporter, view: View = WHOLE
 ) -> tuple[Resolved, Lookup]:
     project = find_project(request, reader, reporter)
+    for name in request.environment:
+        reporter.origins[name] = "the environment"
     documents = _Documents(request, reader, reporter, view)
     parsed = [d for path in project.files for d in documents.parse(path, project.directory)]
     name = project_name(request, project, _name_in(parsed, project.variables))

@@ -160,7 +160,10 @@ def read_variables(
             return environment.get(name, out.get(name))
 
         found = dotenv.parse(source, lookup, reporter)
-        out.update({name: value for name, value in found.items() if value is not None})
+        given = {name: value for name, value in found.items() if value is not None}
+        out.update(given)
+        for name in given:
+            reporter.origins[name] = "the environment" if name in environment else source.display
     return out
 
 

