@@ -19,7 +19,11 @@ def reap() -> None:
     """
     ours = str(os.getsid(0))
     for path in Path("/proc/self/task").glob("*/children"):
-        for pid in path.read_text().split():
+        try:
+            children = path.read_text().split()
+        except OSError:
+            continue  # the thread has ended since it was listed
+        for pid in children:
             try:
                 state, _, _, session = (
                     Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split(maxsplit=4)[:4]

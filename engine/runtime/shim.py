@@ -139,10 +139,26 @@ class Shim:
                 sc.CLONE_NEWCGROUP
             )  # by the child, once it is in its cgroups: they become the namespace's root
         if "pid" in join:
-            sc.setns(join.pop("pid"), sc.CLONE_NEWPID)  # holds for the children of this process only
-        self.pid = self.clone(flags)
+            self._clone_inside(join.pop("pid"), flags)
+        else:
+            self.pid = self.clone(flags)
         if self.pid == 0:
             child.run_first_process(self.bundle, sync, streams, join, unshare)
+
+    def _clone_inside(self, pid_namespace: int, flags: int) -> None:
+        """Clone into another's pid namespace, and let later children be born in ours again.
+
+        setns(2) changes where all children to come are born. An exec must begin in our namespace, as with any other
+        container: the pids that it tells are of ours, and would mean other processes of the host if they were not.
+        """
+        ours = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            sc.setns(pid_namespace, sc.CLONE_NEWPID)
+            self.pid = self.clone(flags)
+            if self.pid:
+                sc.setns(ours, sc.CLONE_NEWPID)
+        finally:
+            os.close(ours)
 
     def clone(self, flags: int) -> int:
         """Fork with namespaces; born in the v2 cgroup, if there is one."""

@@ -379,7 +379,7 @@ def test_the_engine_watches_from_its_start(tmp_path):
             Nft().run(f"delete {table}")
             delete(instance.bridge(made.id))
             seen = set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):  # the period is 5 s; the rest is for a busy machine
                 while len(seen) < 2:
                     event = await anext(events)
                     seen.add(event.attributes["name"])

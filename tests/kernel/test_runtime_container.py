@@ -413,8 +413,10 @@ async def test_namespaces_that_are_joined(made: Box) -> None:
         await second.wait_started()
         for kind in ("net", "ipc", "pid", "uts"):
             assert os.readlink(f"/proc/{first.pid}/ns/{kind}") == os.readlink(f"/proc/{second.pid}/ns/{kind}")
-        running = await second.exec(process("hostname"))
-        assert (await collect(running))["stdout"] == b"box\n"
+        running = await second.exec(process("sh", "-c", "hostname; readlink /proc/self/ns/pid"))
+        inner = os.readlink(f"/proc/{first.pid}/ns/pid").encode()
+        async with asyncio.timeout(5):
+            assert (await collect(running))["stdout"] == b"box\n" + inner + b"\n"
     finally:
         for fd in fds:
             os.close(fd)
