@@ -86,7 +86,9 @@ def stack_file(directory: Path, title: str, count: int, chain: bool) -> Path:
     services = []
     for number in range(count):
         after = f"\n    depends_on: [s{number - 1}]" if chain and number else ""
-        services.append(f"  s{number}:\n    image: busybox\n    command: [sleep, '10000']\n    stop_signal: SIGKILL{after}\n")
+        services.append(
+            f"  s{number}:\n    image: busybox\n    command: [sleep, '10000']\n    stop_signal: SIGKILL{after}\n"
+        )
     path = directory / f"{name}.yml"
     path.write_text(f"name: bench-{name}\nservices:\n{''.join(services)}")
     return path
