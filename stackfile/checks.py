@@ -7,13 +7,13 @@ errors of compose-go `loader/validate.go` and docker compose. Only enabled servi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pystack.stackfile.diagnostics import did_you_mean
 from pystack.stackfile.document import Mapping as DocumentMapping
 from pystack.stackfile.document import Node, Path, Reporter, child, is_null, locate
-from pystack.stackfile.portsyntax import PortSyntaxError, port_range
+from pystack.stackfile.portsyntax import MAX_PORTS, PortSyntaxError, port_range
 from pystack.stackfile.schema import ContentPart, Parts, ServicePart, ServiceVolume
 from pystack.stackfile.select import dependencies
 
@@ -35,6 +35,8 @@ def check(document: Node, parts: Parts, enabled: Mapping[str, ServicePart], repo
     """Reports every inconsistency of the enabled services and of what they use."""
     context = _Context(document, parts, enabled, reporter)
     for name, service in enabled.items():
+        if reporter.full:
+            return
         for one in _SERVICE_CHECKS:
             one(context, name, service)
     _contents(context, "secrets", parts.secrets)
@@ -304,6 +306,7 @@ def _ports(context: _Context, name: str, service: ServicePart) -> None:
 
 
 def _expose(context: _Context, name: str, service: ServicePart) -> None:
+    total = 0
     for index, text in enumerate(service.expose or ()):
         if not re.match(r"\d+(-\d+)?(/(tcp|udp|sctp))?\Z", text):
             context.error(
@@ -312,6 +315,13 @@ def _expose(context: _Context, name: str, service: ServicePart) -> None:
                 f"cannot read `{text}` as a container port",
                 'write "80" or "53/udp"',
             )
+            continue
+        first, _, last = text.partition("/")[0].partition("-")
+        total += max(0, int(last or first) - int(first)) + 1 if len(text) < 20 else MAX_PORTS + 1
+        if total > MAX_PORTS:
+            message = f"service `{name}` exposes more than {MAX_PORTS:,} ports"
+            context.error(("services", name, "expose", index), "too-many-ports", message)
+            return
 
 
 def _words(context: _Context, name: str, service: ServicePart) -> None:
@@ -360,19 +370,29 @@ def _cycles(context: _Context) -> None:
     state: dict[str, int] = {}  # 1: on the trail, 2: done
     trail: list[str] = []
 
-    def visit(name: str) -> None:
-        state[name] = 1
-        trail.append(name)
-        for other in dependencies(context.enabled[name]):
-            if state.get(other) == 1:
+    def visit(first: str) -> None:
+        pending: list[tuple[str, Iterator[str]]] = []
+
+        def enter(name: str) -> None:
+            state[name] = 1
+            trail.append(name)
+            pending.append((name, iter(dependencies(context.enabled[name]))))
+
+        enter(first)
+        while pending:
+            name, others = pending[-1]
+            other = next(others, None)
+            if other is None:
+                state[name] = 2
+                trail.pop()
+                pending.pop()
+            elif state.get(other) == 1:
                 circle = [*trail[trail.index(other) :], other]
                 path = _dependency_path(name, context.enabled[name], other)
                 message = "services depend on each other in a circle: " + " -> ".join(circle)
                 context.error(path, "dependency-cycle", message, key=True)
             elif other in context.enabled and other not in state:
-                visit(other)
-        trail.pop()
-        state[name] = 2
+                enter(other)
 
     for name in context.enabled:
         if name not in state:

@@ -15,6 +15,9 @@ from pystack.model.errors import StackFileError
 
 _EXCERPT = 160  # characters of a source line that are shown at most
 
+#: Errors, and warnings, that one load keeps: nobody reads more, and a hostile file must not cost more.
+MAX_FINDINGS = 200
+
 Severity = Literal["error", "warning"]
 
 
@@ -74,13 +77,17 @@ class Findings:
     """Collects diagnostics in the order found; equal ones (an anchor used twice) are kept once."""
 
     items: list[Diagnostic] = field(default_factory=list)
+    counts: dict[Severity, int] = field(default_factory=lambda: {"error": 0, "warning": 0})
     seen: set[tuple[str, str, int, int, str]] = field(default_factory=set)
 
     def add(self, diagnostic: Diagnostic) -> None:
         d = diagnostic
+        if self.counts[d.severity] >= MAX_FINDINGS:
+            return
         identity = (d.code, d.file, d.line, d.column, d.message)
         if identity not in self.seen:
             self.seen.add(identity)
+            self.counts[d.severity] += 1
             self.items.append(d)
 
     @property
@@ -90,6 +97,10 @@ class Findings:
     @property
     def warnings(self) -> list[Diagnostic]:
         return _sorted(d for d in self.items if d.severity == "warning")
+
+    def is_full(self, severity: Severity) -> bool:
+        """Whether more of the kind are not kept, so that a step need not go on looking for them."""
+        return self.counts[severity] >= MAX_FINDINGS
 
     def raise_errors(self) -> None:
         """StackFileError with everything found so far, when any of it is an error."""

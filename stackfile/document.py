@@ -196,9 +196,15 @@ class Reporter:
     """Makes diagnostics from nodes. One per load; every step gets it."""
 
     findings: Findings = field(default_factory=Findings)
+    ports: int = 0  # published so far, ranges expanded
     #: Values may still hold variables: a short form that cannot be read for one is kept.
     templates: bool = False
     origins: dict[str, str] = field(default_factory=dict)  # variable -> where its value came from
+
+    @property
+    def full(self) -> bool:
+        """Whether as many errors are known as are kept."""
+        return self.findings.is_full("error")
 
     def is_template(self, text: str) -> bool:
         return self.templates and "$" in text

@@ -37,6 +37,7 @@ class _Extender:
     load_file: LoadFile
     reporter: Reporter
     done: dict[tuple[int, str], Node] = field(default_factory=dict)
+    failed: set[tuple[int, str]] = field(default_factory=set)  # what is wrong with them is reported
     circles: set[frozenset[tuple[str, str]]] = field(default_factory=set)
 
     def service(self, document: Node, name: str, trail: tuple[tuple[str, str], ...]) -> Node | None:
@@ -45,10 +46,13 @@ class _Extender:
         if not isinstance(node, Mapping) or "extends" not in node.items:
             return node
         identity = (id(document), name)
+        if identity in self.failed:
+            return None
         if identity not in self.done:
             here = (node.source.display, name)
             found = self._extended(document, name, node, (*trail, here), circle=here in trail)
             if found is None:
+                self.failed.add(identity)
                 return None
             self.done[identity] = found
         return self.done[identity]
@@ -62,6 +66,10 @@ class _Extender:
             if frozenset(trail) in self.circles:
                 return None  # reported from another of its members
             self.circles.add(frozenset(trail))
+            if not circle:
+                message = f"cannot follow more than {_MAX_DEPTH} services that extend each other"
+                self.reporter.error(extends, "extends-depth", message, path=path)
+                return None
             steps = " -> ".join(f"{service} ({file})" for file, service in trail)
             self.reporter.error(
                 extends, "extends-cycle", f"services extend each other in a circle: {steps}", path=path
@@ -87,7 +95,7 @@ class _Extender:
 
     def _undefined(self, other: Node | None, name: str, wanted: Scalar) -> None:
         services = child(other, "services")
-        known = list(services.items) if isinstance(services, Mapping) else []
+        known = services.items if isinstance(services, Mapping) else {}
         if wanted.value in known:
             return  # it is there and has an error of its own, which is reported
         where = other.source.display if other else "the file"

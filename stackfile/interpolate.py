@@ -226,7 +226,12 @@ class _Walk:
         return Mapping(pairs, node.keys, node.source, node.line, node.column, node.tag)
 
     def _scalar(self, node: Scalar, text: str, path: Path) -> Node:
+        told: set[str] = set()
+
         def missing(name: str, expression: str) -> None:
+            if expression in told or self.reporter.findings.is_full("warning"):
+                return
+            told.add(expression)
             line, column = _find(node, "$" + expression)
             message = f"variable `{name}` is not set; it becomes an empty text"
             width = len(expression) + (2 if expression[0] == "{" else 1)

@@ -41,6 +41,7 @@ from pystack.stackfile.view import WHOLE, View
 __all__ = ["LoadRequest", "Loaded", "find_files", "load", "resolve"]
 
 _MAX_INCLUDES = 64
+_MAX_SERVICES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +107,10 @@ def _resolve(
             reporter.at(source, 0, 0, "empty-file", "the stack file is empty", help="it needs `services`")
         reporter.findings.raise_errors()
         raise AssertionError("an empty stack file is an error")
+    services = child(merged, "services")
+    if isinstance(services, Mapping) and len(services.items) > _MAX_SERVICES:
+        reporter.error(services, "too-many-services", f"cannot load more than {_MAX_SERVICES:,} services")
+        reporter.findings.raise_errors()
     document = unique(merged)
     _version(document, reporter)
     parts = validate(document, reporter) if view.interpolate else Parts()

@@ -9,7 +9,10 @@ from __future__ import annotations
 import ipaddress
 import re
 
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?\Z")
+#: Ports that one stack may publish, and one service expose, with ranges expanded.
+MAX_PORTS = 20_000
+
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?\Z")
 _HINT = 'write "8080:80", "127.0.0.1:8080:80", "8000-8010:8000-8010" or "53:53/udp"'
 
 

@@ -26,8 +26,10 @@ from pystack.stackfile.document import (
     text_of,
     with_items,
 )
-from pystack.stackfile.portsyntax import PortSyntaxError, parse_ports
+from pystack.stackfile.portsyntax import MAX_PORTS, PortSyntaxError, parse_ports
 from pystack.stackfile.volumesyntax import VolumeSyntaxError, parse_volume
+
+_MAX_VOLUMES = 10_000  # of one service
 
 Convert = Callable[[Node, Path, Reporter], Node]
 
@@ -165,6 +167,11 @@ def _ports(node: Node, path: Path, reporter: Reporter) -> Node:
                 continue
             reporter.error(item, "bad-port", str(error), path=(*path, index), help=hint or error.hint)
             continue
+        reporter.ports += len(parsed)
+        if reporter.ports > MAX_PORTS:
+            message = f"cannot publish more than {MAX_PORTS:,} ports"
+            reporter.error(item, "too-many-ports", message, path=(*path, index))
+            break
         out += [mapping_at({k: scalar_at(v, item) for k, v in port.items()}, item) for port in parsed]
     return sequence_at(out, node)
 
@@ -172,6 +179,11 @@ def _ports(node: Node, path: Path, reporter: Reporter) -> Node:
 def _volumes(node: Node, path: Path, reporter: Reporter) -> Node:
     if not isinstance(node, Sequence):
         return node
+    if len(node.items) > _MAX_VOLUMES:
+        reporter.error(
+            node, "too-many-volumes", f"cannot mount more than {_MAX_VOLUMES:,} volumes", path=path
+        )
+        return sequence_at([], node)
     out: list[Node] = []
     for index, item in enumerate(node.items):
         if not isinstance(item, Scalar) or not isinstance(item.value, str):

@@ -6,6 +6,7 @@ nanoseconds, sizes in bytes. Every refusal is a sentence that follows the value'
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -72,24 +73,26 @@ def _whole(value: Any) -> int:
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and re.match(r"[-+]?\d+\Z", value):
+    if isinstance(value, str) and re.match(r"[-+]?\d{1,20}\Z", value):
         return int(value)
     raise refuse("a whole number", value)
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return value
     if isinstance(value, str):
         try:
-            return float(value)
+            number = float(value)
+            if math.isfinite(number):
+                return number
         except ValueError:
             pass  # refused below, as every other wrong value
     raise refuse("a number", value)
 
 
 def _size(value: Any) -> int:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return int(value)
     if isinstance(value, str):
         if value == "-1":
@@ -126,9 +129,13 @@ def _option(value: Any) -> tuple[str, ...]:
 
 
 def _no_twice(values: tuple[str, ...]) -> tuple[str, ...]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
+    if len(set(values)) == len(values):
+        return values
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
             raise PydanticCustomError("wrong-type", "lists `{value}` twice", {"value": value, "hint": ""})
+        seen.add(value)
     return values
 
 

@@ -37,7 +37,7 @@ def validate(document: Node, reporter: Reporter) -> Parts:
         reporter.error(document, "wrong-type", "a stack file must be a mapping with `services`")
         return parts
     for key in document.items:
-        if key not in _TOP and not key.startswith("x-"):
+        if key not in _TOP and not key.startswith("x-") and not reporter.full:
             hint = did_you_mean(key, _TOP) or "top-level keys are " + ", ".join(_TOP)
             reporter.error(
                 document.keys[key],
@@ -68,6 +68,8 @@ def _section(document: Mapping, name: str, model: type[P], reporter: Reporter) -
     for key, value in node.items.items():
         if key.startswith("x-"):
             continue
+        if reporter.full:
+            break
         data = plain(value)
         if data is None and model is ServicePart:
             reporter.error(
@@ -103,6 +105,8 @@ def _report(
     error: ValidationError, model: type[Part], document: Node, prefix: Path, reporter: Reporter
 ) -> None:
     for item in error.errors(include_url=False):
+        if reporter.full:
+            return
         path: Path = (*prefix, *item["loc"])
         where = path_text(path)
         kind, context = item["type"], item.get("ctx") or {}

@@ -1,7 +1,7 @@
 """YAML text -> documents with marks.
 
-In: a `Source`. Out: one node per YAML document in it. libyaml parses (ruamel's C extension; ruamel's own parser where
-that is missing) and only its events are used: nothing is ever constructed from a tag. Scalars are resolved as compose-go
+In: a `Source`. Out: one node per YAML document in it. libyaml parses (ruamel's C extension, PyYAML's newer one for
+what that refuses, ruamel's own parser where they are missing) and only its events are used: nothing is ever constructed from a tag. Scalars are resolved as compose-go
 sees them: YAML 1.2 booleans, 0o17 and 0x1F, `017` octal, and a bare date refused.
 
 Caps, checked while the document is built and before anything walks it: 10 MB of text, 100 levels, 1,000,000 nodes with
@@ -10,6 +10,7 @@ aliases expanded. Aliases share their node, so a "billion laughs" file costs wha
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,11 +27,17 @@ try:
     from _ruamel_yaml import CParser  # type: ignore[import-not-found]
 except ImportError:
     CParser = None
+try:
+    from yaml._yaml import CParser as NewerParser  # type: ignore[import-not-found]
+except ImportError:
+    NewerParser = None
 
 MAX_TEXT = 10_000_000
 MAX_DEPTH = 100
 MAX_NODES = 1_000_000
-_MAX_RETRY = 256 * 1024  # characters that ruamel's slow parser is given
+_MAX_RETRY = 32 * 1024  # characters that ruamel's slow parser is given, where there is no faster one
+
+_MAX_NUMBER = 300  # characters; what is longer is text
 
 _NULLS = {"", "~", "null", "Null", "NULL"}
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -56,14 +63,19 @@ def parse(source: Source, reporter: Reporter) -> list[Node]:
         line = text.count("\n", 0, text.index("\0")) + 1
         reporter.at(source, line, 1, "yaml", "cannot parse the YAML: it contains a NUL character")
         return []
+    if not text.isascii() and (half := re.search("[\ud800-\udfff]", text)):
+        line = text.count("\n", 0, half.start()) + 1
+        reporter.at(source, line, 1, "yaml", "cannot parse the YAML: it contains half a surrogate pair")
+        return []
     try:
-        return _build(_c_events(text), source, reporter)
+        return _build(_c_events(text, CParser), source, reporter)
     except _SyntaxError as wrong:
         error = wrong.error
-    # ruamel's extension bundles libyaml 0.2.1, which refuses some of YAML 1.2 (`[data:/x]`): ask the other parser, too.
-    if len(text) <= _MAX_RETRY:
+    # ruamel's extension bundles libyaml 0.1.7, which refuses some of YAML 1.2 (`[data:/x]`): ask PyYAML's 0.2, too (docs/adr/0010).
+    if NewerParser is not None or len(text) <= _MAX_RETRY:
         try:
-            return _build(_pure_events(text), source, reporter)
+            _check_syntax(text)  # cheaper than building what is wrong after all
+            return _build(_c_events(text, NewerParser), source, reporter)
         except _SyntaxError:
             pass  # both refuse it: the first error is reported
     _report_syntax(error, source, reporter)
@@ -76,6 +88,14 @@ class _SyntaxError(Exception):
         self.error = error
 
 
+def _check_syntax(text: str) -> None:
+    try:
+        for _ in _c_events(text, NewerParser):
+            pass
+    except Exception as error:
+        raise _SyntaxError(error) from error
+
+
 def _build(events: Iterator[Any], source: Source, reporter: Reporter) -> list[Node]:
     """Builds the documents; findings that are not about syntax are reported only when the syntax is right."""
     builder = _Builder(source, Reporter())
@@ -84,7 +104,7 @@ def _build(events: Iterator[Any], source: Source, reporter: Reporter) -> list[No
     except _Stop:
         documents = []
     except Exception as error:
-        if not hasattr(error, "problem"):
+        if not type(error).__module__.startswith(("ruamel.yaml", "yaml")):
             raise
         raise _SyntaxError(error) from error
     for finding in builder.reporter.findings.items:
@@ -96,12 +116,12 @@ def _pure_events(text: str) -> Iterator[Any]:
     yield from YAML(typ="safe", pure=True).parse(text)
 
 
-def _c_events(text: str) -> Iterator[Any]:
-    """Parser events of libyaml, or of ruamel's pure parser when its C extension is not there."""
-    if CParser is None:
+def _c_events(text: str, libyaml: Any) -> Iterator[Any]:
+    """Parser events of a libyaml, or of ruamel's pure parser when the C extension is not there."""
+    if libyaml is None:
         yield from _pure_events(text)
         return
-    parser = CParser(text)
+    parser = libyaml(text)
     try:
         while (event := parser.get_event()) is not None:
             yield event
@@ -110,7 +130,7 @@ def _c_events(text: str) -> Iterator[Any]:
 
 
 def _report_syntax(error: Any, source: Source, reporter: Reporter) -> None:
-    mark = error.problem_mark or getattr(error, "context_mark", None)
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
     text = source.line(line)
     if not text.strip() and line > 1:  # libyaml blames the line after the one that is wrong
@@ -120,9 +140,9 @@ def _report_syntax(error: Any, source: Source, reporter: Reporter) -> None:
     hint = ""
     if "\t" in text[: max(column, 1)]:
         hint = "YAML indents with spaces, not with tabs"
-    elif "mapping values are not allowed" in str(error.problem):
+    elif "mapping values are not allowed" in str(getattr(error, "problem", "")):
         hint = "put the value in quotes, or check the indentation"
-    problem = str(error.problem or "is not valid YAML")
+    problem = str(getattr(error, "problem", None) or "it holds characters that YAML does not allow")
     reporter.at(source, line, column, "yaml", f"cannot parse the YAML: {problem}", help=hint)
 
 
@@ -134,11 +154,14 @@ def resolve(text: str) -> Value:
         return _BOOLS[text]
     if text[0] not in "0123456789+-.":
         return text
+    if len(text) > _MAX_NUMBER:
+        return text
     digits = text.replace("_", "")
     if _INT.match(digits):
         return _integer(digits)
     if _FLOAT.match(digits):
-        return float(digits)
+        number = float(digits)
+        return number if math.isfinite(number) else text  # as Go, which leaves text what no float can hold
     if text.lower() in _FLOATS:
         return float(_FLOATS[text.lower()])
     if _DATE.match(text):
@@ -324,6 +347,8 @@ class _Builder:
             frame.merges += self._merge_sources(value)
             return
         if name in target.items:
+            if self.reporter.full:
+                raise _Stop
             first = target.keys[name].line
             self.reporter.error(
                 key,
