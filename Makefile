@@ -1,4 +1,4 @@
-.PHONY: demo demo-down test check unit bench soak test-minimal
+.PHONY: fuzz demo demo-down test check unit bench soak test-minimal
 demo:
 	@scripts/demo
 demo-down:
@@ -15,3 +15,5 @@ test-minimal:
 	@scripts/minimal-root
 soak:
 	@scripts/soak $(SOAK)
+fuzz:
+	@PYTHONPATH=src:tests .venv/bin/python tests/fuzz/stackfile.py $(or $(ARGS),-max_total_time=60)
