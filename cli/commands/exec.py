@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
-from pystack.cli.client import API
+from pystack.cli.client import API, Client
 from pystack.cli.instance import connect
 from pystack.cli.output import fail
 from pystack.cli.stack import container_of, resolve
@@ -44,4 +45,14 @@ def run(options: Any) -> int:
     attached(
         client, start, {"Detach": False, "Tty": tty}, stdin=True, tty=tty, resize=resize, started=lambda: None
     )
-    return int(client.get(f"/exec/{created['Id']}/json")["ExitCode"] or 0)
+    return _exit_code(client, created["Id"])
+
+
+def _exit_code(client: Client, exec_id: str) -> int:
+    """The command's status. One that still runs after its output has ended is about to end, or the user has detached: 0."""
+    for _ in range(20):
+        state = client.get(f"/exec/{exec_id}/json")
+        if not state["Running"]:
+            return int(state["ExitCode"])
+        time.sleep(0.05)
+    return 0

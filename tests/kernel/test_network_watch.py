@@ -378,12 +378,11 @@ def test_the_engine_watches_from_its_start(tmp_path):
             events = running.events.subscribe(filters={"type": ["network"], "event": ["repair"]})
             Nft().run(f"delete {table}")
             delete(instance.bridge(made.id))
-            seen = set()
             async with asyncio.timeout(30):  # the period is 5 s; the rest is for a busy machine
-                while len(seen) < 2:
-                    event = await anext(events)
-                    seen.add(event.attributes["name"])
-            assert seen == {instance.nft_table, "app"}
+                while (event := await anext(events)).attributes["name"] != "app":
+                    assert event.attributes["name"] == instance.nft_table
+            # What mends the bridge needs the table, and may have been the first to miss it: then it says nothing of it.
+            assert table in Nft().run("list tables inet").splitlines()
             await events.aclose()
             await running.networks.remove("app")
 

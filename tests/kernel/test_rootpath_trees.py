@@ -96,7 +96,8 @@ def test_a_very_deep_tree_is_removed(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     remove_tree(tmp_path / "t")
     assert not (tmp_path / "t").exists()
-    assert len(os.listdir("/proc/self/fd")) <= before
+    # A few may come and go with what earlier tests left to the collector; a leak here would be one for each level.
+    assert len(os.listdir("/proc/self/fd")) <= before + 5
 
 
 def _snapshot(root):
