@@ -40,4 +40,4 @@ def no_containers_left(request: pytest.FixtureRequest) -> Iterator[None]:
     if "daemon" in request.fixturenames:
         made: harness.Engine = request.getfixturevalue("daemon")
         for item in made.client.get("/containers/json", {"all": True}):
-            made.client.delete(f"/containers/{item['Id']}", {"force": True, "v": True})
+            made.remove(item["Id"])
