@@ -91,8 +91,12 @@ def _child(pid: int, name: str) -> int:
 
 
 @contextlib.contextmanager
-def docker_daemon() -> Iterator[Peer]:
-    """A fresh dockerd for the duration of the block. Raises PeerMissing when Docker's packages are not there."""
+def docker_daemon(*, programs: Path | None = None) -> Iterator[Peer]:
+    """A fresh dockerd for the duration of the block. Raises PeerMissing when Docker's packages are not there.
+
+    `programs` is a folder whose dockerd and containerd are taken before those that are installed.
+    """
+    path = f"{programs}:{os.environ['PATH']}" if programs else os.environ["PATH"]
     for program in ("dockerd", "containerd", "runc", "docker", "ip", "iptables-save"):
         if not shutil.which(program):
             raise PeerMissing(f"{program} is not installed (Debian: docker.io iptables iproute2)")
@@ -106,7 +110,7 @@ def docker_daemon() -> Iterator[Peer]:
     log = (base / "log").open("w")
     process = subprocess.Popen(
         [
-            "dockerd",
+            shutil.which("dockerd", path=path) or "dockerd",
             f"--host={host}",
             f"--data-root={base}/data",
             f"--exec-root={run}",
@@ -116,7 +120,7 @@ def docker_daemon() -> Iterator[Peer]:
         ],
         stdout=log,
         stderr=log,
-        env={"PATH": os.environ["PATH"], "HOME": str(base)},
+        env={"PATH": path, "HOME": str(base)},
     )
     try:
         deadline = time.monotonic() + 60

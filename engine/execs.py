@@ -57,7 +57,7 @@ class Execs:
 
     def _require(self, container: Container) -> None:
         if container.record.state is ContainerState.PAUSED:
-            raise Conflict(f"container {container.id} is paused, unpause the container before exec")
+            raise Conflict(f"Container {container.name} is paused, unpause the container before exec")
         if container.record.state is ContainerState.RESTARTING:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         container.require_running()

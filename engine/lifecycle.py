@@ -22,7 +22,7 @@ from pystack.engine.signals import parse_signal
 from pystack.engine.starting import Starter, discard_shim_dir
 from pystack.kernel import process
 from pystack.kernel.failpoints import failpoint
-from pystack.model.errors import Conflict, EngineError, NotModified, PystackError, StartError
+from pystack.model.errors import Conflict, EngineError, InvalidInput, NotModified, PystackError, StartError
 from pystack.model.states import ContainerState
 
 log = logging.getLogger(__name__)
@@ -339,7 +339,12 @@ class Lifecycle:
 
     async def kill(self, container: Container, *, signal: str) -> None:
         """Send a signal to PID 1; for SIGKILL return once it has ended. Conflict when it does not run."""
-        number = parse_signal(signal or "KILL")
+        try:
+            number = parse_signal(signal or "KILL")
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"cannot kill container: {container.name}: {error}", hint=error.hint
+            ) from error
         stopping = number in {SIGKILL, parse_signal(container.config.stop_signal or "TERM")}
         async with container.lock:
             if container.record.state is ContainerState.RESTARTING and stopping:

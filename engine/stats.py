@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import pwd
 import time
 from collections.abc import Callable
 
@@ -35,6 +37,15 @@ def sample(services: Services, container: Container) -> Stats:
     return Stats(raw=raw)
 
 
+@functools.lru_cache(maxsize=256)
+def _user(uid: int) -> str:
+    """The host's name of a uid, as ps on the host shows it."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def _clock(seconds: float) -> str:
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours:02}:{rest // 60:02}:{rest % 60:02}"
@@ -47,8 +58,8 @@ def _start(seconds: float) -> str:
 
 _Column = tuple[str, Callable[[ProcessFacts], str]]
 _COLUMNS: dict[str, _Column] = {
-    "uid": ("UID", lambda p: str(p.uid)),
-    "user": ("USER", lambda p: str(p.uid)),
+    "uid": ("UID", lambda p: _user(p.uid)),
+    "user": ("USER", lambda p: _user(p.uid)),
     "pid": ("PID", lambda p: str(p.pid)),
     "ppid": ("PPID", lambda p: str(p.ppid)),
     "c": ("C", lambda _: "0"),

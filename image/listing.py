@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -90,7 +91,7 @@ def keep(
         )
     found = list(views)
     if patterns := filters.get("reference"):
-        found = [view for view in found if any(_matches(view, pattern) for pattern in patterns)]
+        found = [narrow for view in found if (narrow := _narrowed(view, patterns)) is not None]
     for value in filters.get("dangling", ()):
         if value not in {"true", "false", "1", "0"}:
             raise InvalidInput(f"invalid filter 'dangling={value}'", hint="dangling is true or false")
@@ -111,14 +112,19 @@ def keep(
     return found
 
 
-def _matches(view: ImageView, pattern: str) -> bool:
+def _narrowed(view: ImageView, patterns: Sequence[str]) -> ImageView | None:
+    """The image with those of its names that one of the patterns matches; None without any."""
+    tags = tuple(tag for tag in view.repo_tags if any(_matches(tag, ":", p) for p in patterns))
+    digests = tuple(name for name in view.repo_digests if any(_matches(name, "@", p) for p in patterns))
+    return replace(view, repo_tags=tags, repo_digests=digests) if tags or digests else None
+
+
+def _matches(reference: str, separator: str, pattern: str) -> bool:
     """Docker's pattern: `*` and `?` stop at a slash; without a tag it is the repository that matches."""
     depth = pattern.count("/")
-    for tag in view.repo_tags:
-        name = tag.rpartition(":")[0]
-        for text in (tag, name):
-            if text.count("/") == depth and fnmatch.fnmatchcase(text, pattern):
-                return True
+    for text in (reference, reference.rpartition(separator)[0]):
+        if text.count("/") == depth and fnmatch.fnmatchcase(text, pattern):
+            return True
     return False
 
 

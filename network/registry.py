@@ -228,10 +228,7 @@ class NetworkRegistry:
         if spec.driver in {"host", "null", "none"}:
             raise Forbidden(f'only one instance of "{spec.driver}" network is allowed')
         if spec.driver not in {"bridge", "default", ""}:
-            raise Unsupported(
-                f"cannot create network {spec.name}: driver {spec.driver} is not supported",
-                hint="use driver bridge",
-            )
+            raise NotFound(f'plugin "{spec.driver}" not found', hint="the drivers are bridge, host and none")
         if spec.ipam_driver not in {"default", ""}:
             raise Unsupported(
                 f"cannot create network {spec.name}: IPAM driver {spec.ipam_driver} is not supported"
@@ -358,6 +355,8 @@ def _matches_one(state: NetworkState, key: str, values: Sequence[str]) -> bool:
         case "label!":
             return not any(_has_label(spec.labels, value) for value in values)
         case "type":
+            if unknown := set(values) - {"builtin", "custom"}:
+                raise InvalidInput(f"invalid filter: 'type'='{min(unknown)}'", hint="builtin or custom")
             return ("builtin" if state.record.predefined else "custom") in values
         case "scope":
             return "local" in values

@@ -11,7 +11,7 @@ from pystack.api.docker.wire import ContainerBody, ExecBody, UpdateBody
 from pystack.api.errors import json_response
 from pystack.api.filters import flag, integer, parse_filters
 from pystack.api.jsons import read_json
-from pystack.model.errors import InvalidInput, Unsupported
+from pystack.model.errors import InvalidInput, NotFound, Unsupported
 
 _LIST_FILTERS = frozenset(
     "ancestor before exited expose health id is-task isolation label name network publish since status volume".split()  # noqa: SIM905
@@ -33,13 +33,28 @@ async def list_containers(request: web.Request) -> web.Response:
 async def create(request: web.Request) -> web.Response:
     body = await read_json(request, ContainerBody)
     platform = request.query.get("platform", "")
-    if platform and platform.partition("/")[0] not in {"linux", ""}:
-        raise InvalidInput(
-            f"cannot create a container for platform {platform[:40]!r}: this engine runs Linux containers"
-        )
+    if platform:
+        await _check_platform(request, body.Image or "", platform[:64])
     name = request.query.get("name", "").removeprefix("/")
     made = await engine(request).containers.create(spec_of(body), name)
     return json_response({"Id": made.id, "Warnings": list(made.warnings)}, status=201)
+
+
+async def _check_platform(request: web.Request, image: str, platform: str) -> None:
+    """NotFound, upon which clients pull, unless the image is of this platform (os[/architecture[/variant]])."""
+    system, _, rest = platform.lower().partition("/")
+    architecture, _, variant = rest.partition("/")
+    architecture = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}.get(architecture, architecture)
+    view = await engine(request).images.inspect(image)
+    if (
+        system != view.os
+        or architecture not in {"", view.architecture}
+        or variant not in {"", view.variant or variant}
+    ):
+        raise NotFound(
+            f"image with reference {image} was found but its platform ({view.os}/{view.architecture}) does not match "
+            f"the specified platform ({platform})"
+        )
 
 
 async def inspect(request: web.Request) -> web.Response:
