@@ -39,7 +39,7 @@ class MountRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerRecord:
-    """All that must survive the daemon. `starting` and `removing` are intents: a side effect may be half done.
+    """All that must survive the daemon. `starting`, `removing` and `updating` are intents: a side effect may be half done.
 
     `spec` is the request as it was made, `config` the same merged with the image. `run` counts starts; the exit record
     of another run says nothing about this one.
@@ -55,6 +55,7 @@ class ContainerRecord:
     run: int = 0
     starting: bool = False
     removing: bool = False
+    updating: bool = False  # new limits are recorded and may not be applied yet
     remove_volumes: bool = False
     pid: int = 0
     exit_code: int = 0

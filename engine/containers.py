@@ -9,7 +9,7 @@ import builtins
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from pystack.engine import clock, logs, stats
+from pystack.engine import clock, logs, stats, updating
 from pystack.engine.container import Container
 from pystack.engine.creation import Creation
 from pystack.engine.execs import Execs
@@ -19,9 +19,7 @@ from pystack.engine.lifecycle import Lifecycle
 from pystack.engine.names import check_name
 from pystack.engine.services import Services
 from pystack.engine.sessions import DetachableSession, LateSession, ReplaySession, parse_detach_keys
-from pystack.engine.validation import check_resources
 from pystack.kernel.failpoints import failpoint
-from pystack.kernel.host import facts
 from pystack.model.container import ContainerSpec, ExecSpec, Resources, RestartPolicy
 from pystack.model.errors import Conflict, EngineError, InvalidInput, NotFound
 from pystack.model.observed import ContainerView, ExecView
@@ -85,28 +83,8 @@ class Containers:
     async def update(
         self, ref: str, *, resources: Resources | None, restart: RestartPolicy | None
     ) -> tuple[str, ...]:
-        """Change limits (live when it runs) and the restart policy; returns warnings."""
-        container, services = self._get(ref), self._services
-        warnings: builtins.list[str] = []
-        async with container.lock:
-            if container.record.removing:
-                raise Conflict("container is marked for removal and cannot be updated")
-            config, spec = container.config, container.record.spec
-            if restart is not None and config.auto_remove and restart.name != "no":
-                raise InvalidInput(
-                    "Restart policy cannot be updated because AutoRemove is enabled for the container"
-                )
-            if resources is not None:
-                warnings += check_resources(resources, facts(), services.cgroups.features, update=True)
-                config, spec = replace(config, resources=resources), replace(spec, resources=resources)
-            if restart is not None:
-                config, spec = replace(config, restart=restart), replace(spec, restart=restart)
-            if resources is not None and container.running:
-                warnings += services.cgroups.update(container.id, resources)
-                failpoint("engine.update.limits")
-            await services.registry.save(container, replace(container.record, config=config, spec=spec))
-        services.publish(container, "update")
-        return tuple(warnings)
+        """Change limits (live when it runs) and the restart policy; returns warnings. See `engine.updating`."""
+        return await updating.update(self._services, self._get(ref), resources, restart)
 
     async def wait(
         self, ref: str, condition: str = "not-running", *, ready: Callable[[], None] | None = None

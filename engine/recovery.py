@@ -13,7 +13,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from pystack.engine import clock
+from pystack.engine import clock, updating
 from pystack.engine.container import Container
 from pystack.engine.creation import Creation
 from pystack.engine.lifecycle import DRAIN, SIGKILL, Lifecycle, lost_record, read_exit_record
@@ -138,6 +138,8 @@ class Recovery:
         ):
             # Recorded before it was frozen, or thawed before that was recorded: it runs.
             await self._services.registry.save(container, container.moved(ContainerState.RUNNING))
+        if container.record.updating:
+            await updating.finish(self._services, container)
         self._lifecycle.adopt(container, shim)
 
     async def _ended_unseen(self, container: Container) -> None:

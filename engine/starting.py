@@ -13,6 +13,7 @@ from pystack.engine import bundles
 from pystack.engine.container import Container
 from pystack.engine.ports import ShimPort
 from pystack.engine.runtime.bundle import Namespaces, RootFilesystem
+from pystack.engine.resources import limits_of
 from pystack.engine.services import Services
 from pystack.kernel import process
 from pystack.kernel.devices import container_devices
@@ -77,7 +78,7 @@ class Starter:
             os.makedirs(container.run_directory, mode=0o700, exist_ok=True)
             failpoint("engine.start.directory")
             sandbox = await self._sandbox(container, undo)
-            cgroups = services.cgroups.create(container.id, config.resources, config.cgroup_parent)
+            cgroups = services.cgroups.create(container.id, limits_of(config), config.cgroup_parent)
             undo.push_async_callback(services.cgroups.remove, container.id)
             failpoint("engine.start.cgroup")
             _, rules = container_devices(

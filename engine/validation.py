@@ -7,13 +7,12 @@ from ipaddress import ip_address
 
 from pystack.engine import bundles
 from pystack.engine.confine import confinement
+from pystack.engine.resources import check_resources, check_restart
 from pystack.engine.signals import parse_signal
 from pystack.kernel.cgroup_files import Features
-from pystack.kernel.devices import container_devices
 from pystack.kernel.host import Host
-from pystack.kernel.limits import validate
-from pystack.model.container import ContainerSpec, Resources
-from pystack.model.errors import InvalidInput, Unsupported
+from pystack.model.container import ContainerSpec, Mount
+from pystack.model.errors import InvalidInput
 
 _IPC_SYSCTLS = frozenset(
     f"kernel.{name}"
@@ -24,24 +23,10 @@ _DOMAIN = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?\Z")
 _LOG_DRIVERS = frozenset({"json-file", "none"})
 
 
-def check_resources(
-    resources: Resources, host: Host, features: Features, *, update: bool = False
-) -> list[str]:
-    """Warnings. InvalidInput with the first error."""
-    errors, warnings = validate(resources, host, features, update=update)
-    if errors:
-        raise InvalidInput(errors[0])
-    return warnings
-
-
 def check_policy(spec: ContainerSpec) -> None:
     """Restart policy and --rm."""
-    policy = spec.restart
-    if policy.maximum_retry_count < 0:
-        raise InvalidInput("invalid restart policy: maximum retry count cannot be negative")
-    if policy.maximum_retry_count and policy.name != "on-failure":
-        raise InvalidInput("invalid restart policy: maximum retry count can only be used with 'on-failure'")
-    if spec.auto_remove and policy.name != "no":
+    check_restart(spec.restart)
+    if spec.auto_remove and spec.restart.name != "no":
         raise InvalidInput("can't create 'AutoRemove' container with restart policy")
 
 
@@ -151,5 +136,4 @@ def check(config: ContainerSpec, host: Host, features: Features) -> list[str]:
     if not -1000 <= config.oom_score_adj <= 1000:
         raise InvalidInput(f"Invalid value {config.oom_score_adj}, range for oom score adj is [-1000, 1000]")
     confinement(config)
-    container_devices(config.privileged, config.resources.devices, config.resources.device_cgroup_rules)
-    return check_resources(config.resources, host, features)
+    return check_resources(config, host, features)

@@ -16,7 +16,7 @@ from pystack.model.errors import EngineError
 #: The v1 controllers that containers are put into; net_cls, perf_event and the like cost and give nothing.
 V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
 #: The v2 controllers that are passed on to containers.
-V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids")
+V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids", "hugetlb")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,12 @@ class Features:
     cpuset: bool
     pids_limit: bool
     blkio_weight: bool
+    blkio_weight_device: bool
+    blkio_read_bps: bool
+    blkio_write_bps: bool
+    blkio_read_iops: bool
+    blkio_write_iops: bool
+    cpu_realtime: bool
 
 
 def detect() -> Hierarchy:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
+from pystack.kernel import blockio
 from pystack.kernel import cgroup_files as files
 from pystack.kernel.cgroup_files import Features
 from pystack.kernel.devices import ALLOW_ALL, DeviceRule
@@ -33,6 +34,10 @@ def cpu_settings(resources: Resources) -> list[Setting]:
         settings.append(("cpu", "cpu.cfs_period_us", str(period)))
     if quota:
         settings.append(("cpu", "cpu.cfs_quota_us", str(quota)))
+    if resources.cpu_realtime_period:
+        settings.append(("cpu", "cpu.rt_period_us", str(resources.cpu_realtime_period)))
+    if resources.cpu_realtime_runtime:
+        settings.append(("cpu", "cpu.rt_runtime_us", str(resources.cpu_realtime_runtime)))
     return settings
 
 
@@ -40,11 +45,11 @@ def memory_settings(resources: Resources, current_limit: int = _UNLIMITED) -> li
     """memory.* values. The kernel keeps limit <= limit with swap at every moment, so the order depends on the limit now."""
     limit = [("memory", "memory.limit_in_bytes", str(resources.memory))] if resources.memory else []
     swap = (
-        [("memory", "memory.memsw.limit_in_bytes", str(resources.memory_swap))]
-        if resources.memory_swap
+        [("memory", "memory.memsw.limit_in_bytes", str(resources.memory_and_swap))]
+        if resources.memory_and_swap
         else []
     )
-    raising = resources.memory_swap < 0 or current_limit < resources.memory_swap
+    raising = resources.memory_and_swap < 0 or current_limit < resources.memory_and_swap
     settings = [*swap, *limit] if raising and limit and swap else [*limit, *swap]
     if resources.memory_reservation:
         settings.append(("memory", "memory.soft_limit_in_bytes", str(resources.memory_reservation)))
@@ -64,11 +69,7 @@ def settings(resources: Resources, current_limit: int = _UNLIMITED) -> list[Sett
         found.append(("cpuset", "cpuset.mems", resources.cpuset_mems))
     if resources.pids_limit is not None:
         found.append(("pids", "pids.max", str(resources.pids_limit) if resources.pids_limit > 0 else "max"))
-    if resources.blkio_weight:
-        found.append(("blkio", "blkio.weight", str(resources.blkio_weight)))
-        found.append(
-            ("blkio", "blkio.bfq.weight", str(resources.blkio_weight))
-        )  # whichever of the two exists
+    found += [("blkio", name, line) for name, line in blockio.v1_settings(resources)]
     return found
 
 
@@ -90,6 +91,12 @@ def features(directories: Mapping[str, str]) -> Features:
         cpuset=has("cpuset", "cpuset.cpus"),
         pids_limit=has("pids", "pids.max"),
         blkio_weight=has("blkio", "blkio.weight", "blkio.bfq.weight"),
+        blkio_weight_device=has("blkio", "blkio.weight_device", "blkio.bfq.weight_device"),
+        blkio_read_bps=has("blkio", "blkio.throttle.read_bps_device"),
+        blkio_write_bps=has("blkio", "blkio.throttle.write_bps_device"),
+        blkio_read_iops=has("blkio", "blkio.throttle.read_iops_device"),
+        blkio_write_iops=has("blkio", "blkio.throttle.write_iops_device"),
+        cpu_realtime=has("cpu", "cpu.rt_runtime_us"),
     )
 
 
@@ -179,13 +186,14 @@ def _blkio(directory: str) -> dict[str, object]:
 def statistics(directories: Mapping[str, str], machine_memory: int) -> dict[str, dict[str, object]]:
     """Docker's cpu_stats, memory_stats, blkio_stats and pids_stats of a container; times in ns, sizes in bytes."""
     pids = directories.get("pids", "")
+    limit = files.read_int(pids, "pids.max")  # none is left out, as Docker does on v1
     return {
         "cpu_stats": _cpu(directories),
         "memory_stats": _memory(directories.get("memory", ""), machine_memory),
         "blkio_stats": _blkio(directories.get("blkio", "")),
         "pids_stats": {
             "current": files.read_int(pids, "pids.current"),
-            "limit": files.read_int(pids, "pids.max", (1 << 64) - 1),
+            **({"limit": limit} if limit else {}),
         },
     }
 

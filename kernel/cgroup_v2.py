@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from collections.abc import Mapping
 
+from pystack.kernel import blockio
 from pystack.kernel import cgroup_files as files
 from pystack.kernel.cgroup_files import V2_CONTROLLERS, Features
 from pystack.model.container import Resources
-from pystack.model.errors import EngineError
+from pystack.model.errors import EngineError, InvalidInput
 
 Setting = tuple[str, str]  # file, value
 
@@ -21,11 +24,6 @@ def cpu_weight(shares: int) -> int:
     """cpu.weight 1..10000 for cpu.shares 2..262144 (the linear conversion of runc 1.2 and crun)."""
     clamped = min(max(shares, 2), 262144)
     return 1 + (clamped - 2) * 9999 // 262142
-
-
-def io_weight(weight: int) -> int:
-    """io.weight 1..10000 for a blkio weight of 10..1000."""
-    return 1 + (weight - 10) * 9999 // 990
 
 
 def cpu_max(resources: Resources) -> str:
@@ -52,7 +50,7 @@ def settings(resources: Resources) -> list[Setting]:
     found: list[Setting] = []
     if resources.memory:
         found.append(("memory.max", str(resources.memory) if resources.memory > 0 else "max"))
-    if swap := swap_max(resources.memory, resources.memory_swap):
+    if swap := swap_max(resources.memory, resources.memory_and_swap):
         found.append(("memory.swap.max", swap))
     if resources.memory_reservation:
         found.append(("memory.low", str(resources.memory_reservation)))
@@ -66,10 +64,29 @@ def settings(resources: Resources) -> list[Setting]:
         found.append(("cpuset.mems", resources.cpuset_mems))
     if resources.pids_limit is not None:
         found.append(("pids.max", str(resources.pids_limit) if resources.pids_limit > 0 else "max"))
-    if resources.blkio_weight:
-        found.append(("io.bfq.weight", str(resources.blkio_weight)))
-        found.append(("io.weight", f"default {io_weight(resources.blkio_weight)}"))
+    found += blockio.v2_settings(resources)
+    found += unified_settings(resources.unified)
     return found
+
+
+#: What may be set by name: limits of the container's own that Docker has no field for. None of them reaches beyond it.
+_UNIFIED = re.compile(
+    r"memory\.(high|min|low|oom\.group|swap\.(high|max)|zswap\.max)|cpu\.(idle|max\.burst|weight\.nice)"
+    r"|io\.(latency|prio\.class)|cgroup\.max\.(depth|descendants)|hugetlb\.[0-9]+[KMG]B\.(rsvd\.)?max"
+)
+
+
+def unified_settings(unified: Mapping[str, str]) -> list[Setting]:
+    """Files of cgroup v2 given by name. InvalidInput for one that is not a container's to set."""
+    for name, value in unified.items():
+        if not _UNIFIED.fullmatch(name):
+            raise InvalidInput(
+                f"cannot set the cgroup file {name!r} of a container",
+                hint="memory.high, memory.min, memory.oom.group, cpu.idle, hugetlb.2MB.max and the like can be set",
+            )
+        if not value or "\n" in value:
+            raise InvalidInput(f"cannot set {name} to {value!r}: give one line")
+    return sorted(unified.items())
 
 
 def features(directory: str) -> Features:
@@ -89,6 +106,12 @@ def features(directory: str) -> Features:
         cpuset=has("cpuset.cpus"),
         pids_limit=has("pids.max"),
         blkio_weight=has("io.weight", "io.bfq.weight"),
+        blkio_weight_device=has("io.weight", "io.bfq.weight"),
+        blkio_read_bps=has("io.max"),
+        blkio_write_bps=has("io.max"),
+        blkio_read_iops=has("io.max"),
+        blkio_write_iops=has("io.max"),
+        cpu_realtime=False,
     )
 
 

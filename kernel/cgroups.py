@@ -16,9 +16,8 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
-from pystack.kernel import bpf, cgroup_v1, cgroup_v2
+from pystack.kernel import bpf, cgroup_rt, cgroup_v1, cgroup_v2
 from pystack.kernel import cgroup_files as files
 from pystack.kernel.cgroup_files import Features, Hierarchy, detect
 from pystack.kernel.devices import DeviceRule
@@ -32,6 +31,13 @@ __all__ = ["EngineCgroups", "Features", "Hierarchy", "detect"]
 _SUPERVISOR = "supervisor"
 #: How long an emptied cgroup may stay busy (the kernel frees the last task a little after its exit), and a freeze last.
 _DEADLINE = 5.0
+
+
+_EITHER = (
+    {"blkio.weight", "blkio.bfq.weight"},
+    {"blkio.weight_device", "blkio.bfq.weight_device"},
+    {"io.weight", "io.bfq.weight"},
+)
 
 
 @functools.cache
@@ -157,7 +163,7 @@ class EngineCgroups:
                 _make_fresh(place)
                 made.append(place)
                 failpoint("cgroup.container.created")
-            self._write_limits(container_id, _with_default_swap(resources))
+            self._write_limits(container_id, resources)
             failpoint("cgroup.limits.written")
         except BaseException:
             for place in made:
@@ -183,6 +189,7 @@ class EngineCgroups:
             place = self._directories(container_id)[0]
             rows = [(place, name, value) for name, value in cgroup_v2.settings(resources)]
         else:
+            self._lend_realtime(container_id, resources)
             places = self._by_controller(container_id)
             wanted = cgroup_v1.settings(resources, current_limit)
             rows = [(places.get(controller, ""), name, value) for controller, name, value in wanted]
@@ -194,17 +201,41 @@ class EngineCgroups:
             except OSError as error:
                 raise _refused(container_id, name, value, error) from error
         # Two names of one limit: only both missing means that it does not work.
-        either = {"blkio.weight", "blkio.bfq.weight"} if not self._unified else {"io.weight", "io.bfq.weight"}
-        return missing if either <= set(missing) else [name for name in missing if name not in either]
+        for either in _EITHER:
+            if not either <= set(missing):
+                missing = [name for name in missing if name not in either]
+        return missing
+
+    def _cpu_ancestors(self, container_id: str) -> list[str]:
+        """v1: the cpu controller's cgroups above the container that are the engine's, outermost first."""
+        top = f"{self.hierarchy.mounts['cpu']}/{self.name}"
+        parts = self._parent_of(container_id).split("/") if self._parent_of(container_id) else []
+        return [top, *("/".join([top, *parts[: n + 1]]) for n in range(len(parts)))]
+
+    def _lend_realtime(self, container_id: str, resources: Resources) -> None:
+        if not resources.cpu_realtime_runtime or "cpu" not in self.hierarchy.mounts:
+            return
+        period = resources.cpu_realtime_period or cgroup_rt.DEFAULT_PERIOD
+        more = resources.cpu_realtime_runtime / period - cgroup_rt.share(
+            self._by_controller(container_id)["cpu"]
+        )
+        try:
+            cgroup_rt.settle(self._cpu_ancestors(container_id), max(more, 0))
+        except OSError as error:
+            value = str(resources.cpu_realtime_runtime)
+            raise _refused(container_id, "cpu.rt_runtime_us", value, error) from error
+        failpoint("cgroup.realtime.lent")
 
     def update(self, container_id: str, resources: Resources) -> list[str]:
         """Change the limits that are set in `resources`; returns warnings in Docker's words. Errors as `create`."""
         current = 1 << 62
-        if not self._unified and resources.memory and resources.memory_swap:
+        if not self._unified and resources.memory and resources.memory_and_swap:
             current = files.read_int(
                 self._by_controller(container_id)["memory"], "memory.limit_in_bytes", current
             )
         missing = self._write_limits(container_id, resources, current)
+        if resources.cpu_realtime_runtime and not self._unified:
+            cgroup_rt.settle(self._cpu_ancestors(container_id))
         failpoint("cgroup.limits.updated")
         return cgroup_v1.warnings_of(name for name in missing if not name.endswith(".bfq.weight"))
 
@@ -317,6 +348,7 @@ class EngineCgroups:
         """
         deadline = time.monotonic() + _DEADLINE
         pause = 0.0005
+        self._return_realtime(container_id)
         while busy := self._remove_now(container_id):
             if time.monotonic() > deadline:
                 raise Conflict(
@@ -327,6 +359,18 @@ class EngineCgroups:
             pause = min(pause * 2, 0.05)
         self._parents.pop(container_id, None)
         failpoint("cgroup.container.removed")
+
+    def _return_realtime(self, container_id: str) -> None:
+        """Before the directory goes: the kernel counts a removed cgroup's share for a while (until an RCU grace period)."""
+        if self._unified or "cpu" not in self.hierarchy.mounts:
+            return
+        ancestors = self._cpu_ancestors(container_id)
+        if cgroup_rt.runtime_of(ancestors[0]):
+            with contextlib.suppress(
+                OSError
+            ):  # EBUSY: it is not empty; what is not returned goes with the engine's own
+                files.write(self._by_controller(container_id)["cpu"], cgroup_rt.RUNTIME, "0")
+                cgroup_rt.settle(ancestors)
 
     def _remove_now(self, container_id: str) -> str:
         """One round over all hierarchies; returns a directory that is still busy, or ""."""
@@ -419,13 +463,6 @@ def _checked_parent(cgroup_parent: str) -> str:
             f"cannot use cgroup parent {cgroup_parent!r}", hint='give a plain path such as "batch/low"'
         )
     return "/".join(parts)
-
-
-def _with_default_swap(resources: Resources) -> Resources:
-    """Docker's default: as much swap again as memory (`memory_swap` counts both)."""
-    if resources.memory > 0 and not resources.memory_swap:
-        return replace(resources, memory_swap=2 * resources.memory)
-    return resources
 
 
 def _refused(container_id: str, name: str, value: str, error: OSError) -> Exception:

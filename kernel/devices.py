@@ -147,6 +147,19 @@ def _entry(place: str, target: str, access: str) -> tuple[NodeEntry, DeviceRule]
     return node, DeviceRule(allow=True, type=kind, major=major, minor=minor, access=access)
 
 
+def block_number(path: str) -> str:
+    """MAJOR:MINOR of a block device of the host. NotFound when there is none, InvalidInput when it is something else."""
+    try:
+        info = os.stat(path)
+    except OSError as error:
+        raise NotFound(
+            f"cannot limit block device {path}: {error.strerror}", hint="name a block device of the host"
+        ) from error
+    if not stat.S_ISBLK(info.st_mode):
+        raise InvalidInput(f"cannot limit {path}: not a block device")
+    return f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
+
+
 #: What a privileged container makes for itself below /dev, or must not share.
 _PRIVATE_DEV = ("pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console", "ptmx")
 

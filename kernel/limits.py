@@ -7,7 +7,6 @@ In: `Resources`, facts about the host. Out: (errors, warnings), pure. Source: mo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from pystack.kernel.cgroup_files import Features
 from pystack.kernel.host import Host, parse_cpu_list
@@ -24,20 +23,13 @@ _OOM_WITHOUT_LIMIT = (
 _Finding = tuple[bool, str]  # is an error, text
 
 
-def with_defaults(resources: Resources) -> Resources:
-    """What Docker fills in: swap twice the memory, CPU shares inside 2..262144."""
-    swap = resources.memory_swap or (2 * resources.memory if resources.memory > 0 else 0)
-    shares = min(max(resources.cpu_shares, 2), 262144) if resources.cpu_shares > 0 else resources.cpu_shares
-    return replace(resources, memory_swap=swap, cpu_shares=shares)
-
-
 def validate(
     resources: Resources, host: Host, features: Features, *, update: bool = False
 ) -> tuple[list[str], list[str]]:
     """(errors, warnings). The first error is what Docker answers with status 400; warnings go into the create answer."""
     errors: list[str] = []
     warnings: list[str] = []
-    for check in (_memory, _memory_extras, _pids, _cpu, _cpuset, _blkio):
+    for check in (_memory, _memory_extras, _pids, _cpu, _realtime, _cpuset, _blkio, _block_devices):
         for is_error, text in check(resources, host, features, update):
             (errors if is_error else warnings).append(text)
     return errors, warnings
@@ -45,14 +37,14 @@ def validate(
 
 def _memory(resources: Resources, _host: Host, features: Features, update: bool) -> Iterator[_Finding]:
     memory, swap = resources.memory, resources.memory_swap
+    if memory and memory < MINIMUM_MEMORY:
+        yield True, "Minimum memory limit allowed is 6MB"
     if memory > 0 and not features.memory_limit:
         yield (
             False,
             _ABSENT.format("memory limit capabilities or the cgroup is not mounted. Limitation discarded."),
         )
         return
-    if 0 < memory < MINIMUM_MEMORY:
-        yield True, "Minimum memory limit allowed is 6MB"
     if memory > 0 and not features.swap_limit and swap != -1:
         yield (
             False,
@@ -92,6 +84,13 @@ def _memory_extras(
         yield True, "Minimum memory reservation allowed is 6MB"
     elif reservation > 0 and 0 < resources.memory < reservation:
         yield True, "Minimum memory limit can not be less than memory reservation limit, see usage"
+    if resources.kernel_memory:
+        yield (
+            False,
+            _ABSENT.format(
+                "kernel memory limit capabilities or the cgroup is not mounted. Limitation discarded."
+            ),
+        )
     if resources.oom_kill_disable:
         if not features.oom_kill_disable:
             yield False, _ABSENT.format("OomKillDisable. OomKillDisable discarded.")
@@ -131,9 +130,21 @@ def _cpu(resources: Resources, host: Host, features: Features, _update: bool) ->
         yield False, _ABSENT.format("CPU CFS scheduler. CPU period/quota discarded.")
         return
     if period and not 1000 <= period <= 1_000_000:
-        yield True, "CPU cfs period cannot be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
+        yield True, "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
     if 0 < quota < 1000:
-        yield True, "CPU cfs quota cannot be less than 1ms (i.e. 1000)"
+        yield True, "CPU cfs quota can not be less than 1ms (i.e. 1000)"
+
+
+def _realtime(resources: Resources, _host: Host, features: Features, _update: bool) -> Iterator[_Finding]:
+    period, runtime = resources.cpu_realtime_period, resources.cpu_realtime_runtime
+    if not period and not runtime:
+        return
+    if not features.cpu_realtime:
+        yield True, "kernel does not support CPU real-time scheduler"
+    elif period < 0 or runtime < 0:
+        yield True, "invalid CPU real-time period or runtime: value must be a positive integer"
+    elif period and runtime > period:
+        yield True, "cpu real-time runtime cannot be higher than cpu real-time period"
 
 
 def _cpuset(resources: Resources, host: Host, features: Features, _update: bool) -> Iterator[_Finding]:
@@ -162,6 +173,46 @@ def _blkio(resources: Resources, _host: Host, features: Features, _update: bool)
     if resources.blkio_weight and not features.blkio_weight:
         yield False, _ABSENT.format("Block I/O weight or the cgroup is not mounted. Weight discarded.")
     elif resources.blkio_weight and not 10 <= resources.blkio_weight <= 1000:
+        yield True, "Range of blkio weight is from 10 to 1000"
+
+
+#: Field, the feature that it needs, what Docker calls it, how it ends the warning.
+_DEVICE_LIMITS = (
+    ("blkio_weight_device", "blkio_weight_device", "Block I/O weight_device", "Weight-device discarded."),
+    (
+        "blkio_device_read_bps",
+        "blkio_read_bps",
+        "BPS Block I/O read limit",
+        "Block I/O BPS read limit discarded.",
+    ),
+    (
+        "blkio_device_write_bps",
+        "blkio_write_bps",
+        "BPS Block I/O write limit",
+        "Block I/O BPS write limit discarded.",
+    ),
+    (
+        "blkio_device_read_iops",
+        "blkio_read_iops",
+        "IOPS Block read limit",
+        "Block I/O IOPS read limit discarded.",
+    ),
+    (
+        "blkio_device_write_iops",
+        "blkio_write_iops",
+        "IOPS Block write limit",
+        "Block I/O IOPS write limit discarded.",
+    ),
+)
+
+
+def _block_devices(
+    resources: Resources, _host: Host, features: Features, _update: bool
+) -> Iterator[_Finding]:
+    for field, feature, what, end in _DEVICE_LIMITS:
+        if getattr(resources, field) and not getattr(features, feature):
+            yield False, _ABSENT.format(f"{what} or the cgroup is not mounted. {end}")
+    if not all(10 <= limit.value <= 1000 for limit in resources.blkio_weight_device):
         yield True, "Range of blkio weight is from 10 to 1000"
 
 

@@ -93,7 +93,19 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """Limits, 0 (or "" / None) = unlimited. `nano_cpus` is CPUs x 1e9. `memory_swap` -1 = unlimited swap."""
+    """Limits, 0 (or "" / None) = unlimited. `nano_cpus` is CPUs x 1e9. `memory_swap` -1 = unlimited swap.
+
+    `memory_swap` counts memory and swap; 0 means Docker's default, twice the memory (`memory_and_swap`). Periods, quotas
+    and realtime runtimes are in microseconds. `unified` holds files of cgroup v2 that Docker has no field for.
+    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceLimit:
+    """A block device of the host and its weight (10..1000), bytes or operations per second."""
+
+    path: str
+    value: int
+
+
 
     memory: int = 0
     memory_reservation: int = 0
@@ -107,14 +119,28 @@ class Resources:
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     pids_limit: int | None = None
+    cpu_realtime_period: int = 0
+    cpu_realtime_runtime: int = 0
     blkio_weight: int = 0
     ulimits: tuple[Ulimit, ...] = ()
     devices: tuple[Device, ...] = ()
     device_cgroup_rules: tuple[str, ...] = ()
+    blkio_weight_device: tuple[DeviceLimit, ...] = ()
+    blkio_device_read_bps: tuple[DeviceLimit, ...] = ()
+    blkio_device_write_bps: tuple[DeviceLimit, ...] = ()
+    blkio_device_read_iops: tuple[DeviceLimit, ...] = ()
+    blkio_device_write_iops: tuple[DeviceLimit, ...] = ()
+    kernel_memory: int = 0  # no kernel has that limit any more: warned of
+    unified: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
+    @property
+    def memory_and_swap(self) -> int:
+        """The limit of both together in bytes, with Docker's default; -1 = unlimited, 0 = no limit of either."""
+        return self.memory_swap or (2 * self.memory if self.memory > 0 else 0)
+
     driver: str = "json-file"
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -187,6 +213,7 @@ class ContainerSpec:
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
+    storage_opt: Mapping[str, str] = field(default_factory=dict)
     extra_hosts: tuple[str, ...] = ()  # "name:ip"
     resources: Resources = field(default_factory=Resources)
     log: LogConfig = field(default_factory=LogConfig)

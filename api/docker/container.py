@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pystack.api.docker.clock import status_line, unix_seconds
 from pystack.api.docker.mounts import binds_json, mounts_json, tmpfs_json
 from pystack.api.docker.ports import bindings_json, live_json, summary_json
-from pystack.model.container import ContainerSpec, Healthcheck, Resources
+from pystack.api.docker.resources import resources_json
+from pystack.model.container import ContainerSpec, Healthcheck
 from pystack.model.observed import ContainerView, EndpointView, ExecView, MountView
 from pystack.model.states import ContainerState, Health
 
@@ -68,48 +69,6 @@ def config_json(spec: ContainerSpec) -> dict[str, object]:
     return body
 
 
-def resources_json(resources: Resources) -> dict[str, object]:
-    """The limits in HostConfig; those that this engine has no notion of with Docker's defaults."""
-    r = resources
-    return {
-        "CpuShares": r.cpu_shares,
-        "Memory": r.memory,
-        "NanoCpus": r.nano_cpus,
-        "BlkioWeight": r.blkio_weight,
-        "BlkioWeightDevice": [],
-        "BlkioDeviceReadBps": [],
-        "BlkioDeviceWriteBps": [],
-        "BlkioDeviceReadIOps": [],
-        "BlkioDeviceWriteIOps": [],
-        "CpuPeriod": r.cpu_period,
-        "CpuQuota": r.cpu_quota,
-        "CpuRealtimePeriod": 0,
-        "CpuRealtimeRuntime": 0,
-        "CpusetCpus": r.cpuset_cpus,
-        "CpusetMems": r.cpuset_mems,
-        "Devices": [
-            {
-                "PathOnHost": d.path_on_host,
-                "PathInContainer": d.path_in_container,
-                "CgroupPermissions": d.cgroup_permissions,
-            }
-            for d in r.devices
-        ],
-        "DeviceCgroupRules": _listed(r.device_cgroup_rules),
-        "DeviceRequests": None,
-        "MemoryReservation": r.memory_reservation,
-        "MemorySwap": r.memory_swap,
-        "MemorySwappiness": r.memory_swappiness,
-        "OomKillDisable": r.oom_kill_disable,
-        "PidsLimit": r.pids_limit,
-        "Ulimits": [{"Name": u.name, "Hard": u.hard, "Soft": u.soft} for u in r.ulimits],
-        "CpuCount": 0,
-        "CpuPercent": 0,
-        "IOMaximumIOps": 0,
-        "IOMaximumBandwidth": 0,
-    }
-
-
 def host_config_json(spec: ContainerSpec) -> dict[str, object]:
     """Docker's HostConfig, complete."""
     body: dict[str, object] = {
@@ -154,6 +113,8 @@ def host_config_json(spec: ContainerSpec) -> dict[str, object]:
         body["Tmpfs"] = tmpfs
     if mounts := mounts_json(spec.mounts):
         body["Mounts"] = mounts
+    if spec.storage_opt:
+        body["StorageOpt"] = dict(spec.storage_opt)
     if spec.sysctls:
         body["Sysctls"] = dict(spec.sysctls)
     if spec.annotations:

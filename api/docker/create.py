@@ -7,25 +7,22 @@ from typing import Any, Literal, cast
 
 from pystack.api.docker.mounts import mounts_of
 from pystack.api.docker.ports import bindings_of, exposed_of
+from pystack.api.docker.resources import resources_of
 from pystack.api.docker.wire import (
     ContainerBody,
     EndpointBody,
     ExecBody,
     HealthConfig,
     HostConfigBody,
-    ResourcesBody,
     RestartPolicyBody,
 )
 from pystack.model.container import (
     ContainerSpec,
-    Device,
     EndpointSpec,
     ExecSpec,
     Healthcheck,
     LogConfig,
-    Resources,
     RestartPolicy,
-    Ulimit,
 )
 from pystack.model.errors import InvalidInput, Unsupported
 
@@ -70,42 +67,6 @@ def restart_of(body: RestartPolicyBody | None) -> RestartPolicy:
         )
     policy = cast("Literal['no', 'always', 'unless-stopped', 'on-failure']", name or "no")
     return RestartPolicy(name=policy, maximum_retry_count=count)
-
-
-def resources_of(body: ResourcesBody) -> Resources:
-    for name in ("DeviceRequests", "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps"):
-        if getattr(body, name):
-            raise Unsupported(f"cannot use {name}: this engine does not do that yet")
-    for name in ("BlkioDeviceReadIOps", "BlkioDeviceWriteIOps"):
-        if getattr(body, name):
-            raise Unsupported(f"cannot use {name}: this engine does not do that yet")
-    swappiness = body.MemorySwappiness
-    pids = body.PidsLimit
-    return Resources(
-        memory=body.Memory or 0,
-        memory_reservation=body.MemoryReservation or 0,
-        memory_swap=body.MemorySwap or 0,
-        memory_swappiness=None if swappiness == -1 else swappiness,
-        oom_kill_disable=bool(body.OomKillDisable),
-        nano_cpus=body.NanoCpus or 0,
-        cpu_shares=body.CpuShares or 0,
-        cpu_period=body.CpuPeriod or 0,
-        cpu_quota=body.CpuQuota or 0,
-        cpuset_cpus=body.CpusetCpus or "",
-        cpuset_mems=body.CpusetMems or "",
-        pids_limit=pids if pids and pids > 0 else None,
-        blkio_weight=body.BlkioWeight or 0,
-        ulimits=tuple(Ulimit(name=u.Name, soft=u.Soft, hard=u.Hard) for u in body.Ulimits or ()),
-        devices=tuple(
-            Device(
-                path_on_host=d.PathOnHost or "",
-                path_in_container=d.PathInContainer or d.PathOnHost or "",
-                cgroup_permissions=d.CgroupPermissions or "rwm",
-            )
-            for d in body.Devices or ()
-        ),
-        device_cgroup_rules=tuple(body.DeviceCgroupRules or ()),
-    )
 
 
 def endpoint_of(network: str, body: EndpointBody | None) -> EndpointSpec:
@@ -193,6 +154,7 @@ def spec_of(body: ContainerBody) -> ContainerSpec:
         shm_size=host.ShmSize or 0,
         sysctls=host.Sysctls or {},
         oom_score_adj=host.OomScoreAdj or 0,
+        storage_opt=host.StorageOpt or {},
         dns=tuple(host.Dns or ()),
         dns_search=tuple(host.DnsSearch or ()),
         dns_options=tuple(host.DnsOptions or ()),
@@ -250,8 +212,10 @@ def _refuse(body: ContainerBody, host: HostConfigBody) -> None:
         raise InvalidInput("cannot create the container: no image specified")
     if host.Links:
         raise _no_links()
-    if host.StorageOpt:
-        raise Unsupported("cannot create the container: storage options are not supported")
+    if (host.Isolation or "default").lower() != "default":
+        raise InvalidInput(
+            f"invalid isolation ({(host.Isolation or '')[:40]}): linux only supports 'default'"
+        )
     if (host.ShmSize or 0) < 0:
         raise InvalidInput("SHM size can not be less than 0")
 

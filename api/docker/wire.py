@@ -22,8 +22,14 @@ class HealthConfig(Wire):
     Retries: int | None = None
 
 
-class BlockDevice(Wire):
+class WeightDeviceBody(Wire):
     Path: str | None = None
+    Weight: int | None = None
+
+
+class ThrottleDeviceBody(Wire):
+    Path: str | None = None
+    Rate: int | None = None
 
 
 class PortBindingBody(Wire):
@@ -95,6 +101,14 @@ class MountBody(Wire):
     ImageOptions: ImageOptionsBody | None = None
 
 
+class DeviceRequestBody(Wire):
+    Driver: str | None = None
+    Count: int | None = None
+    DeviceIDs: list[str] | None = None
+    Capabilities: list[list[str]] | None = None
+    Options: Strings | None = None
+
+
 class ResourcesBody(Wire):
     """Limits: part of HostConfig, and the body of an update."""
 
@@ -103,18 +117,25 @@ class ResourcesBody(Wire):
     NanoCpus: int | None = None
     CgroupParent: str | None = None
     BlkioWeight: int | None = None
-    BlkioWeightDevice: list[BlockDevice] | None = None
-    BlkioDeviceReadBps: list[BlockDevice] | None = None
-    BlkioDeviceWriteBps: list[BlockDevice] | None = None
-    BlkioDeviceReadIOps: list[BlockDevice] | None = None
-    BlkioDeviceWriteIOps: list[BlockDevice] | None = None
+    BlkioWeightDevice: list[WeightDeviceBody] | None = None
+    BlkioDeviceReadBps: list[ThrottleDeviceBody] | None = None
+    BlkioDeviceWriteBps: list[ThrottleDeviceBody] | None = None
+    BlkioDeviceReadIOps: list[ThrottleDeviceBody] | None = None
+    BlkioDeviceWriteIOps: list[ThrottleDeviceBody] | None = None
+    CpuCount: int | None = None
+    CpuPercent: int | None = None
     CpuPeriod: int | None = None
     CpuQuota: int | None = None
+    CpuRealtimePeriod: int | None = None
+    CpuRealtimeRuntime: int | None = None
     CpusetCpus: str | None = None
     CpusetMems: str | None = None
     Devices: list[DeviceBody] | None = None
     DeviceCgroupRules: list[str] | None = None
-    DeviceRequests: list[Any] | None = None
+    DeviceRequests: list[DeviceRequestBody] | None = None
+    IOMaximumBandwidth: int | None = None
+    IOMaximumIOps: int | None = None
+    KernelMemory: int | None = None
     MemoryReservation: int | None = None
     MemorySwap: int | None = None
     MemorySwappiness: int | None = None
@@ -148,6 +169,7 @@ class HostConfigBody(ResourcesBody):
     ExtraHosts: list[str] | None = None
     GroupAdd: list[str] | None = None
     IpcMode: str | None = None
+    Isolation: str | None = None
     Links: list[str] | None = None
     OomScoreAdj: int | None = None
     PidMode: str | None = None

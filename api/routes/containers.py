@@ -6,7 +6,8 @@ from aiohttp import web
 
 from pystack.api.context import engine
 from pystack.api.docker.container import inspect_json, summary
-from pystack.api.docker.create import exec_of, resources_of, restart_of, spec_of
+from pystack.api.docker.create import exec_of, restart_of, spec_of
+from pystack.api.docker.resources import update_of
 from pystack.api.docker.wire import ContainerBody, ExecBody, UpdateBody
 from pystack.api.errors import json_response
 from pystack.api.filters import flag, integer, parse_filters
@@ -17,7 +18,6 @@ _LIST_FILTERS = frozenset(
     "ancestor before exited expose health id is-task isolation label name network publish since status volume".split()  # noqa: SIM905
 )
 _PRUNE_FILTERS = frozenset({"until", "label", "label!"})
-_UPDATABLE = frozenset(UpdateBody.model_fields)
 
 
 async def list_containers(request: web.Request) -> web.Response:
@@ -111,12 +111,10 @@ async def rename(request: web.Request) -> web.Response:
 
 async def update(request: web.Request) -> web.Response:
     body = await read_json(request, UpdateBody)
-    given = body.model_fields_set & _UPDATABLE
-    limits = {name for name in given - {"RestartPolicy"} if getattr(body, name)}
     restart_policy = body.RestartPolicy
     warnings = await engine(request).containers.update(
         request.match_info["id"],
-        resources=resources_of(body) if limits else None,
+        resources=update_of(body),
         restart=restart_of(restart_policy) if restart_policy is not None and restart_policy.Name else None,
     )
     return json_response({"Warnings": list(warnings)})

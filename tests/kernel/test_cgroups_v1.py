@@ -12,8 +12,8 @@ import pytest
 from pystack.kernel import cgroup_files as files
 from pystack.kernel import failpoints
 from pystack.kernel.cgroups import EngineCgroups, detect
-from pystack.kernel.devices import ALLOW_ALL, DEFAULT_RULES, parse_rule
-from pystack.model.container import Resources
+from pystack.kernel.devices import ALLOW_ALL, DEFAULT_RULES, block_number, parse_rule
+from pystack.model.container import DeviceLimit, Resources
 from pystack.model.errors import Conflict, InvalidInput
 
 pytestmark = [
@@ -75,7 +75,71 @@ def test_limits_reach_the_kernel(cgroups):
     assert files.read(places["pids"], "pids.max").strip() == "max"
     assert cgroups.update(ID, Resources(memory=32 * MIB, memory_swap=48 * MIB)) == []
     with pytest.raises(Conflict, match="smaller than already set memoryswap"):
-        cgroups.update(ID, Resources(memory=64 * MIB))
+        cgroups.update(ID, Resources(memory=64 * MIB, memory_swap=16 * MIB))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A block device of this test's own."""
+    image = tmp_path / "disk"
+    image.write_bytes(b"")
+    os.truncate(image, 8 * MIB)
+    made = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"cannot make a loop device: {made.stderr.strip()}")
+    device = made.stdout.strip()
+    yield device
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_block_device_limits(cgroups, disk):
+    limit = lambda value: (DeviceLimit(path=disk, value=value),)  # noqa: E731
+    cgroups.create(
+        ID,
+        Resources(
+            blkio_device_read_bps=limit(1 << 20),
+            blkio_device_write_bps=limit(2 << 20),
+            blkio_device_read_iops=limit(100),
+            blkio_device_write_iops=limit(200),
+        ),
+    )
+    place = cgroups._by_controller(ID)["blkio"]
+    number = block_number(disk)
+    found = {
+        name: files.read(place, f"blkio.throttle.{name}_device").strip()
+        for name in ("read_bps", "write_bps", "read_iops", "write_iops")
+    }
+    assert found == {
+        "read_bps": f"{number} {1 << 20}",
+        "write_bps": f"{number} {2 << 20}",
+        "read_iops": f"{number} 100",
+        "write_iops": f"{number} 200",
+    }
+    with pytest.raises(
+        InvalidInput, match=r"cannot set blkio\.bfq\.weight_device .* Operation not supported"
+    ):
+        cgroups.update(ID, Resources(blkio_weight_device=limit(500)))  # the disk has no bfq scheduler
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/sys/fs/cgroup/cpu/cpu.rt_runtime_us"),
+    reason="this kernel has no CONFIG_RT_GROUP_SCHED",
+)
+def test_realtime_is_lent_and_returned(cgroups):
+    top = f"{cgroups.hierarchy.mounts['cpu']}/{cgroups.name}"
+    runtime = lambda place: files.read_int(place, "cpu.rt_runtime_us")  # noqa: E731
+    other = "cd" * 32
+    cgroups.create(ID, Resources(cpu_realtime_runtime=20_000), "batch/low")
+    cgroups.create(other, Resources(cpu_realtime_period=500_000, cpu_realtime_runtime=15_000), "batch")
+    assert runtime(cgroups._by_controller(ID)["cpu"]) == 20_000
+    assert [runtime(f"{top}{part}") for part in ("", "/batch", "/batch/low")] == [50_000, 50_000, 20_000]
+    cgroups.update(ID, Resources(cpu_realtime_runtime=10_000))
+    asyncio.run(cgroups.remove(other))
+    assert [runtime(f"{top}{part}") for part in ("", "/batch", "/batch/low")] == [10_000, 10_000, 10_000]
+    with pytest.raises(InvalidInput, match=r"cannot set cpu\.rt_runtime_us .* '990000'"):
+        cgroups.create(other, Resources(cpu_realtime_runtime=990_000))
+    asyncio.run(cgroups.remove(ID))
+    assert runtime(top) == 0
 
 
 def test_a_refused_limit_leaves_nothing(cgroups):

@@ -12,7 +12,8 @@ from pystack.api.docker.container import config_json, host_config_json
 from pystack.api.docker.create import exec_of, restart_of, spec_of
 from pystack.api.docker.mounts import bind_of
 from pystack.api.docker.ports import bindings_of
-from pystack.api.docker.wire import ContainerBody, ExecBody, PortBindingBody, RestartPolicyBody
+from pystack.api.docker.resources import update_of
+from pystack.api.docker.wire import ContainerBody, ExecBody, PortBindingBody, RestartPolicyBody, UpdateBody
 from pystack.model.container import (
     ContainerSpec,
     Device,
@@ -21,6 +22,7 @@ from pystack.model.container import (
     LogConfig,
     Mount,
     PortBinding,
+    Resources,
     RestartPolicy,
     Ulimit,
 )
@@ -188,6 +190,11 @@ FULL = {
         "VolumesFrom": ["other:ro"],
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
         "Memory": 8388608,
+        "MemorySwap": 16777216,
+        "CpuRealtimeRuntime": 3,
+        "BlkioDeviceReadBps": [{"Path": "/dev/sda", "Rate": 5}],
+        "BlkioWeightDevice": [{"Path": "/dev/sda", "Weight": 50}],
+        "StorageOpt": {"size": "1G"},
         "NanoCpus": 5,
         "PidsLimit": 9,
         "MemorySwappiness": 10,
@@ -276,10 +283,43 @@ def test_refusals(body: dict[str, Any], message: str) -> None:
         host(**body)
 
 
-@pytest.mark.parametrize("field", ["Links", "DeviceRequests"])
-def test_what_is_not_done_is_said(field: str) -> None:
+def test_what_is_not_done_is_said() -> None:
     with pytest.raises(Unsupported, match="cannot"):
-        host(**{field: ["a:b"]})
+        host(Links=["a:b"])
+    with pytest.raises(Unsupported) as refused:
+        host(DeviceRequests=[{"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu", "compute"]]}])
+    assert str(refused.value) == 'could not select device driver "nvidia" with capabilities: [[gpu compute]]'
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"IOMaximumIOps": 1}, "Invalid QoS settings: linux does not support Maximum IO Bandwidth"),
+        ({"CpuCount": 1}, "cannot use CpuCount: it is for Windows containers"),
+        ({"Isolation": "hyperv"}, r"invalid isolation \(hyperv\): linux only supports 'default'"),
+        ({"BlkioDeviceReadBps": [{"Path": "sda", "Rate": 1}]}, "must be absolute"),
+        ({"BlkioDeviceReadBps": [{"Path": "/dev/sda", "Rate": -1}]}, "-1 is negative"),
+    ],
+)
+def test_limits_that_are_refused(body: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        host(**body)
+
+
+def test_what_an_update_sets() -> None:
+    def asked(**body: Any) -> Resources | None:
+        return update_of(jsons.validate(UpdateBody, body))
+
+    assert asked(Memory=0, CpuShares=0, Devices=None, RestartPolicy={"Name": "always"}) is None
+    assert asked(PidsLimit=-5, CpusetCpus="0") == Resources(pids_limit=0, cpuset_cpus="0")
+    for field, value in (
+        ("Devices", [{}]),
+        ("Ulimits", [{}]),
+        ("MemorySwappiness", 5),
+        ("CgroupParent", "a"),
+    ):
+        with pytest.raises(InvalidInput, match=f"cannot update {field} of a container"):
+            asked(**{field: value})
 
 
 def test_bind_strings() -> None:

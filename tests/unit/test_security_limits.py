@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from pystack.kernel import cgroup_v1, cgroup_v2, limits
+from pystack.kernel import blockio, cgroup_v1, cgroup_v2, devices, limits
 from pystack.kernel.cgroup_files import Features, Hierarchy, parse_mountinfo
 from pystack.kernel.host import Host, parse_cpu_list, parse_kernel
-from pystack.model.container import Resources
-from pystack.model.errors import EngineError
+from pystack.model.container import DeviceLimit, Resources
+from pystack.model.errors import EngineError, InvalidInput, NotFound
 
 MIB = 1 << 20
 ALL = Features(
@@ -22,6 +22,12 @@ ALL = Features(
     cpuset=True,
     pids_limit=True,
     blkio_weight=True,
+    blkio_weight_device=True,
+    blkio_read_bps=True,
+    blkio_write_bps=True,
+    blkio_read_iops=True,
+    blkio_write_iops=True,
+    cpu_realtime=True,
 )
 NONE = replace(ALL, **dict.fromkeys(ALL.__slots__, False))
 HOST = Host(
@@ -72,9 +78,9 @@ HOST = Host(
         ),
         (
             {"cpu_period": 999},
-            "CPU cfs period cannot be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
         ),
-        ({"cpu_quota": 999}, "CPU cfs quota cannot be less than 1ms (i.e. 1000)"),
+        ({"cpu_quota": 999}, "CPU cfs quota can not be less than 1ms (i.e. 1000)"),
         ({"cpuset_cpus": "0-7"}, "Requested CPUs are not available - requested 0-7, available: 0-2"),
         ({"cpuset_cpus": "x"}, "Invalid value x for cpuset cpus"),
         ({"cpuset_mems": "1"}, "Requested memory nodes are not available - requested 1, available: 0"),
@@ -111,10 +117,81 @@ def test_a_kernel_without_limits_warns():
     assert warnings[0].startswith("OOM killer is disabled for the container, but no memory limit is set")
 
 
-def test_defaults():
-    filled = limits.with_defaults(Resources(memory=64 * MIB, cpu_shares=1))
-    assert (filled.memory_swap, filled.cpu_shares) == (128 * MIB, 2)
-    assert limits.with_defaults(Resources(memory=64 * MIB, memory_swap=-1)).memory_swap == -1
+def test_swap_defaults_to_twice_the_memory():
+    assert Resources(memory=64 * MIB).memory_and_swap == 128 * MIB
+    assert Resources(memory=64 * MIB, memory_swap=-1).memory_and_swap == -1
+    assert Resources().memory_and_swap == 0
+
+
+def test_realtime_and_block_devices():
+    weight = (DeviceLimit(path="/dev/a", value=9),)
+    rate = (DeviceLimit(path="/dev/a", value=1),)
+    for asked, message in (
+        (
+            {"cpu_realtime_period": 5, "cpu_realtime_runtime": 6},
+            "cpu real-time runtime cannot be higher than",
+        ),
+        ({"blkio_weight_device": weight}, "Range of blkio weight is from 10 to 1000"),
+        ({"memory": -1}, "Minimum memory limit allowed is 6MB"),
+    ):
+        (error,), warnings = limits.validate(Resources(**asked), HOST, ALL)
+        assert error.startswith(message)
+        assert warnings == []
+    (error,), _ = limits.validate(Resources(cpu_realtime_runtime=6), HOST, NONE)
+    assert error == "kernel does not support CPU real-time scheduler"
+    fields = ("read_bps", "write_bps", "read_iops", "write_iops")
+    everything = Resources(kernel_memory=1, **{f"blkio_device_{name}": rate for name in fields})
+    assert limits.validate(everything, HOST, NONE) == (
+        [],
+        [
+            "Your kernel does not support kernel memory limit capabilities or the cgroup is not mounted. Limitation discarded.",
+            "Your kernel does not support BPS Block I/O read limit or the cgroup is not mounted. Block I/O BPS read limit discarded.",
+            "Your kernel does not support BPS Block I/O write limit or the cgroup is not mounted. Block I/O BPS write limit discarded.",
+            "Your kernel does not support IOPS Block read limit or the cgroup is not mounted. Block I/O IOPS read limit discarded.",
+            "Your kernel does not support IOPS Block write limit or the cgroup is not mounted. Block I/O IOPS write limit discarded.",
+        ],
+    )
+
+
+def test_lines_of_block_devices(monkeypatch):
+    monkeypatch.setattr(blockio, "block_number", {"/dev/a": "8:0", "/dev/b": "8:16"}.__getitem__)
+    a, b = DeviceLimit(path="/dev/a", value=100), DeviceLimit(path="/dev/b", value=0)
+    asked = Resources(
+        blkio_weight=10, blkio_weight_device=(a,), blkio_device_read_bps=(a, b), blkio_device_write_iops=(a,)
+    )
+    assert blockio.v1_settings(asked) == [
+        ("blkio.weight", "10"),
+        ("blkio.bfq.weight", "10"),
+        ("blkio.weight_device", "8:0 100"),
+        ("blkio.bfq.weight_device", "8:0 100"),
+        ("blkio.throttle.read_bps_device", "8:0 100"),
+        ("blkio.throttle.read_bps_device", "8:16 0"),
+        ("blkio.throttle.write_iops_device", "8:0 100"),
+    ]
+    assert blockio.v2_settings(asked) == [
+        ("io.bfq.weight", "10"),
+        ("io.weight", "default 1"),
+        ("io.bfq.weight", "8:0 100"),
+        ("io.weight", "8:0 910"),
+        ("io.max", "8:0 rbps=100 wiops=100"),
+        ("io.max", "8:16 rbps=max"),
+    ]
+    with pytest.raises(InvalidInput, match="not a block device"):
+        devices.block_number("/dev/null")
+    with pytest.raises(NotFound, match="cannot limit block device /dev/no-such-disk"):
+        devices.block_number("/dev/no-such-disk")
+
+
+def test_files_of_v2_by_name():
+    assert cgroup_v2.settings(Resources(unified={"memory.high": "1", "memory.oom.group": "1"})) == [
+        ("memory.high", "1"),
+        ("memory.oom.group", "1"),
+    ]
+    for name in ("cgroup.procs", "cgroup.subtree_control", "../memory.high", "memory.max", "devices.allow"):
+        with pytest.raises(InvalidInput, match="cannot set the cgroup file"):
+            cgroup_v2.settings(Resources(unified={name: "1"}))
+    with pytest.raises(InvalidInput, match="give one line"):
+        cgroup_v2.settings(Resources(unified={"memory.high": "1\n2"}))
 
 
 def test_v2_units():
@@ -125,7 +202,7 @@ def test_v2_units():
         1,
         10000,
     ]
-    assert [cgroup_v2.io_weight(weight) for weight in (10, 500, 1000)] == [1, 4950, 10000]
+    assert [blockio.io_weight(weight) for weight in (10, 500, 1000)] == [1, 4950, 10000]
     assert cgroup_v2.cpu_max(Resources(nano_cpus=1_500_000_000)) == "150000 100000"
     assert cgroup_v2.cpu_max(Resources(cpu_quota=-1, cpu_period=50_000)) == "max 50000"
     assert cgroup_v2.cpu_max(Resources()) == ""
