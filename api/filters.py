@@ -13,6 +13,7 @@ from pystack.model.errors import InvalidInput
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,30}\Z")
 _UNIX = re.compile(r"-?[0-9]+(?:\.[0-9]{1,9})?\Z")
 
 
@@ -22,15 +23,25 @@ def flag(query: Mapping[str, str], name: str, default: bool = False) -> bool:
     return default if text is None else text.strip().lower() not in _FALSE
 
 
-def integer(query: Mapping[str, str], name: str) -> int | None:
-    """A whole number, or None when it is not given."""
+def integer(query: Mapping[str, str], name: str, *, low: int = -(2**63), high: int = 2**63 - 1) -> int | None:
+    """A whole number from `low` to `high`, or None when it is not given."""
     text = query.get(name, "").strip()
     if not text:
         return None
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidInput(f"cannot read {name}: {text[:40]!r} is not a whole number") from None
+    if not _INTEGER.match(text):
+        raise InvalidInput(f"cannot read {name}: {text[:40]!r} is not a whole number")
+    number = int(text)
+    if not low <= number <= high:
+        raise InvalidInput(f"cannot read {name}: {text[:40]} is out of range")
+    return number
+
+
+def dimension(query: Mapping[str, str], name: str) -> int:
+    """Rows or columns of a terminal: what struct winsize holds, ioctl_tty(2)."""
+    number = integer(query, name, low=0, high=2**16 - 1)
+    if number is None:
+        raise InvalidInput("invalid resize: both h and w are needed")
+    return number
 
 
 def parse_filters(text: str, allowed: Collection[str] | None = None) -> dict[str, list[str]]:

@@ -126,7 +126,9 @@ class Connection(web.RequestHandler):
         """What aiohttp says itself (malformed HTTP), in Docker's form."""
         from pystack.api.errors import error_response, incident
 
-        if status >= 500 and exc is not None:
+        if isinstance(exc, ConnectionError):
+            text = "the client has left"  # nobody reads this
+        elif status >= 500 and exc is not None:
             text = incident(exc, "the HTTP server")
         else:
             text = f"cannot read the request: {(message or 'malformed HTTP').splitlines()[0]}"

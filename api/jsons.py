@@ -7,6 +7,7 @@ the field and never repeat the value, which may be a secret.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -18,7 +19,21 @@ from pystack.model.errors import InvalidInput
 MAX_BODY = 16 << 20
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
-_DECODER = json.JSONDecoder()
+
+
+def _integer(text: str) -> int | float:
+    """An int of 64 bits as in Go; a larger one as a float, which no field of a body takes."""
+    value = int(text) if len(text) < 21 else 1 << 64
+    return value if -(1 << 63) <= value < 1 << 63 else float("inf")
+
+
+def _constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=_constant)
+#: Half of a surrogate pair, which is no character: Go reads it as this one.
+_LONE = re.compile("[\ud800-\udfff]")
 
 
 class Wire(BaseModel):
@@ -39,10 +54,23 @@ def parse(data: bytes) -> Any:
     try:
         text = data.decode()
         value, end = _DECODER.raw_decode(text.lstrip())
+        if "\\ud" in text or "\\uD" in text:
+            value = _whole(value)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"invalid JSON: {error.__class__.__name__} in the request's body") from None
     if text.lstrip()[end:].strip():
         raise InvalidInput("invalid JSON: unexpected content after JSON")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """The value with U+FFFD for every surrogate that stands alone."""
+    if isinstance(value, str):
+        return _LONE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
     return value
 
 

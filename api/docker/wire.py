@@ -6,11 +6,15 @@ unknown ones are ignored, as Docker ignores those of other versions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from pystack.api.jsons import Wire
 
 Strings = dict[str, str]
+#: Rows or columns of a terminal: what struct winsize holds, ioctl_tty(2).
+Dimension = Annotated[int, Field(ge=0, le=2**16 - 1)]
 
 
 class HealthConfig(Wire):
@@ -158,7 +162,7 @@ class HostConfigBody(ResourcesBody):
     VolumeDriver: str | None = None
     VolumesFrom: list[str] | None = None
     Mounts: list[MountBody] | None = None
-    ConsoleSize: list[int] | None = None
+    ConsoleSize: list[Dimension] | None = None
     Annotations: Strings | None = None
     CapAdd: list[str] | None = None
     CapDrop: list[str] | None = None
@@ -240,7 +244,7 @@ class ExecBody(Wire):
     User: str | None = None
     Privileged: bool | None = None
     Tty: bool | None = None
-    ConsoleSize: list[int] | None = None
+    ConsoleSize: list[Dimension] | None = None
     AttachStdin: bool | None = None
     AttachStdout: bool | None = None
     AttachStderr: bool | None = None
@@ -253,7 +257,7 @@ class ExecBody(Wire):
 class ExecStartBody(Wire):
     Detach: bool | None = None
     Tty: bool | None = None
-    ConsoleSize: list[int] | None = None
+    ConsoleSize: list[Dimension] | None = None
 
 
 class IpamPoolBody(Wire):

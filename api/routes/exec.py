@@ -8,12 +8,12 @@ from pystack.api.context import engine
 from pystack.api.docker.container import exec_json
 from pystack.api.docker.wire import ExecStartBody
 from pystack.api.errors import json_response, message_of
-from pystack.api.filters import integer
+from pystack.api.filters import dimension
 from pystack.api.hijack import Hijacked, hijacked
 from pystack.api.jsons import read_json
 from pystack.api.streams import frame, hijack_type, pump, until_daemon_ends
 from pystack.engine.interface import Containers
-from pystack.model.errors import Conflict, InvalidInput
+from pystack.model.errors import Conflict
 from pystack.model.observed import ExecView
 from pystack.model.states import ContainerState
 
@@ -57,9 +57,7 @@ async def inspect(request: web.Request) -> web.Response:
 
 
 async def resize(request: web.Request) -> web.Response:
-    rows, columns = integer(request.query, "h"), integer(request.query, "w")
-    if rows is None or columns is None:
-        raise InvalidInput("invalid resize: both h and w are needed")
+    rows, columns = dimension(request.query, "h"), dimension(request.query, "w")
     await engine(request).containers.exec_resize(request.match_info["id"], rows=rows, columns=columns)
     return web.Response()
 
