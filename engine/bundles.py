@@ -5,8 +5,9 @@ Flows in: the record, where the snapshot, cgroups and namespace descriptors are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pystack.engine.confine import Confinement, confinement, path_lists
 from pystack.engine.container import Container, MountRecord
@@ -26,13 +27,18 @@ from pystack.model.container import ContainerSpec, ExecSpec, LogConfig, Mount
 from pystack.model.errors import InvalidInput
 
 # <linux/mount.h>
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MS_RELATIME = 1, 2, 4, 8, 1 << 10, 1 << 21
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS, MS_DIRSYNC = 1, 2, 4, 8, 16, 128
+MS_NOATIME, MS_NODIRATIME, MS_RELATIME, MS_STRICTATIME = 1 << 10, 1 << 11, 1 << 21, 1 << 24
 _TMPFS_FLAGS = {
     "ro": (MS_RDONLY, True), "rw": (MS_RDONLY, False),
     "nosuid": (MS_NOSUID, True), "suid": (MS_NOSUID, False),
     "nodev": (MS_NODEV, True), "dev": (MS_NODEV, False),
     "noexec": (MS_NOEXEC, True), "exec": (MS_NOEXEC, False),
-    "noatime": (MS_NOATIME, True), "relatime": (MS_RELATIME, True),
+    "sync": (MS_SYNCHRONOUS, True), "async": (MS_SYNCHRONOUS, False), "dirsync": (MS_DIRSYNC, True),
+    "noatime": (MS_NOATIME, True), "atime": (MS_NOATIME, False),
+    "nodiratime": (MS_NODIRATIME, True), "diratime": (MS_NODIRATIME, False),
+    "relatime": (MS_RELATIME, True), "norelatime": (MS_RELATIME, False),
+    "strictatime": (MS_STRICTATIME, True), "nostrictatime": (MS_STRICTATIME, False), "defaults": (0, True),
 }  # fmt: skip
 _TMPFS_DATA = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
 _SIZES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -47,6 +53,14 @@ class Surroundings:
     namespaces: Namespaces
     cgroups: list[str]
     network_files: Mapping[str, str]  # target in the container -> file on the host
+    image_layers: Mapping[str, Sequence[str]] = field(
+        default_factory=dict
+    )  # id of a mounted image -> its layers
+
+
+def image_mount_directory(directory: str, target: str) -> str:
+    """Where a container keeps what it writes to the image that is mounted at `target`."""
+    return f"{directory}/m-{hashlib.sha256(target.encode()).hexdigest()[:16]}"
 
 
 def parse_size(text: str) -> int:
@@ -64,14 +78,14 @@ def tmpfs_entry(mount: Mount) -> MountEntry:
     """A tmpfs of the container: noexec, nosuid, nodev unless the raw options say otherwise, like Docker."""
     flags, data = MS_NOEXEC | MS_NOSUID | MS_NODEV, []
     for option in filter(None, mount.tmpfs_options.split(",")):
-        key, _, _value = option.partition("=")
+        key, _, value = option.partition("=")
         if option in _TMPFS_FLAGS:
             bit, on = _TMPFS_FLAGS[option]
             flags = flags | bit if on else flags & ~bit
-        elif key in _TMPFS_DATA:
+        elif key in _TMPFS_DATA and value:
             data.append(option)
         else:
-            raise InvalidInput(f"invalid tmpfs option {option!r} for {mount.target}")
+            raise InvalidInput(f'Invalid tmpfs option ["{option}"] for {mount.target}')
     if mount.tmpfs_size:
         data.append(f"size={mount.tmpfs_size}")
     if mount.tmpfs_mode is not None:
@@ -84,7 +98,14 @@ def tmpfs_entry(mount: Mount) -> MountEntry:
 
 
 def bind_entry(
-    source: str, target: str, *, readonly: bool, recursive: bool = True, propagation: str = ""
+    source: str,
+    target: str,
+    *,
+    readonly: bool,
+    recursive: bool = True,
+    propagation: str = "",
+    subpath: str = "",
+    readonly_recursive: bool = True,
 ) -> MountEntry:
     return MountEntry(
         kind="bind",
@@ -94,18 +115,40 @@ def bind_entry(
         recursive=recursive,
         propagation=propagation,
         readonly=readonly,
+        subpath=subpath,
+        readonly_recursive=readonly_recursive,
     )
 
 
-def _entry(mount: MountRecord) -> MountEntry:
+def _image_entry(mount: MountRecord, layers: Sequence[str], place: str) -> MountEntry:
+    """An image's files, with a layer of the container's own above them for what it writes."""
+    return MountEntry(
+        kind="overlay",
+        source="",
+        target=mount.spec.target,
+        layers=list(layers),
+        upper=f"{place}/u",
+        work=f"{place}/w",
+        subpath=mount.spec.subpath,
+        readonly=not mount.view.read_write,
+        recursive=False,
+    )
+
+
+def _entry(container: Container, mount: MountRecord, around: Surroundings) -> MountEntry:
     if mount.spec.type == "tmpfs":
         return tmpfs_entry(mount.spec)
+    if mount.spec.type == "image":
+        place = image_mount_directory(container.directory, mount.spec.target)
+        return _image_entry(mount, around.image_layers[mount.view.source], place)
     return bind_entry(
         mount.view.source,
         mount.spec.target,
         readonly=not mount.view.read_write,
         recursive=mount.spec.recursive,
         propagation=mount.spec.propagation,
+        subpath=mount.spec.subpath,
+        readonly_recursive=mount.spec.recursive and mount.spec.read_only_recursive != "no",
     )
 
 
@@ -116,7 +159,7 @@ def _depth(entry: MountEntry) -> int:
 def _mounts(container: Container, around: Surroundings) -> list[MountEntry]:
     """The image's own binds, then everything asked for, shallow targets first so that none hides another."""
     config = container.config
-    asked = [_entry(m) for m in container.record.mounts]
+    asked = [_entry(container, m, around) for m in container.record.mounts]
     for index, file in enumerate(config.files):
         asked.append(bind_entry(f"{container.directory}/files/{index}", file.target, readonly=True))
     if config.ipc_mode == "host":

@@ -6,6 +6,7 @@ all. Removal: mark `removing` (durable) → process gone → network, cgroup →
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from contextlib import AsyncExitStack
@@ -24,13 +25,10 @@ from pystack.kernel.failpoints import failpoint
 from pystack.kernel.host import facts
 from pystack.kernel.rootpath import remove_tree
 from pystack.model.container import ContainerSpec
-from pystack.model.errors import Conflict, EngineError, NotFound, PystackError
+from pystack.model.errors import Conflict, EngineError, InvalidInput, NotFound, PystackError
 from pystack.model.states import ContainerState
 
 log = logging.getLogger(__name__)
-
-#: How often a removal by force kills a container that somebody keeps starting.
-_FORCE_TRIES = 10
 
 
 class Creation:
@@ -90,10 +88,13 @@ class Creation:
         """References to other containers as ids, so that a rename later changes nothing."""
 
         def resolve(mode: str) -> str:
-            kind, colon, ref = mode.partition(":")
-            return (
-                f"container:{self._services.registry.get(ref).id}" if kind == "container" and colon else mode
-            )
+            kind, _, ref = mode.partition(":")
+            if kind != "container" or not ref:
+                return mode
+            try:
+                return f"container:{self._services.registry.get(ref).id}"
+            except NotFound as error:  # clients read "not found" as: pull the image
+                raise InvalidInput(str(error)) from error
 
         if not any(
             mode.startswith("container:") for mode in (config.network_mode, config.pid_mode, config.ipc_mode)
@@ -137,45 +138,77 @@ class Creation:
     # -- remove -------------------------------------------------------------------------------------------------------
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
-        """Conflict when it runs, or is being removed already. With `force` neither: it is gone when this returns."""
-        if container.record.removing and container.lock.locked() and not force:
+        """Conflict when it runs, or is being removed already. With `force` neither: it is gone when this returns.
+
+        The intent is durable before the process is killed: an engine that dies in between goes on with the removal when
+        it starts again. From then on nothing starts the container any more.
+        """
+        if container.removers and not force:
             raise Conflict(f"removal of container {container.name} is already in progress")
-        for _ in range(_FORCE_TRIES):
-            if force:
-                await self._stop_hard(container)
-            async with container.lock:
-                if force and (container.running or container.record.state is ContainerState.RESTARTING):
-                    continue  # somebody has started it in between
-                if self._services.registry.find(container.id) is None:
-                    if force:
-                        return  # --rm was faster: it is gone, as was wanted
-                    raise NotFound(f"No such container: {container.name}")
+        async with container.lock:
+            if self._is_gone(container, force=force):
+                return
+            live = container.running or container.record.state is ContainerState.RESTARTING
+            if not (live and force):
                 _refuse_live(container)
-                await self._remove(container, volumes=volumes)
-                break
-        else:
-            _refuse_live(container)
+            await self._intend(container, volumes=volumes, live=live)
+            container.removers += 1
+        try:
+            if live:
+                await self._kill(container)
+            async with container.lock:
+                if self._is_gone(container, force=force):
+                    return
+                await self._remove(container)
+        finally:
+            container.removers -= 1
         container.notify_removed()
         self._services.publish(container, "destroy")
 
-    async def _remove(self, container: Container, *, volumes: bool) -> None:
-        """The lock is held, and it does not run."""
+    def _is_gone(self, container: Container, *, force: bool) -> bool:
+        """Whether somebody else (--rm, another client) was faster: with `force` that is what was wanted, else NotFound."""
+        if self._services.registry.find(container.id) is not None:
+            return False
+        if force:
+            return True
+        raise NotFound(f"No such container: {container.name}")
+
+    async def _intend(self, container: Container, *, volumes: bool, live: bool) -> None:
+        """The lock is held."""
         container.cancel_backoff()
+        record = container.record
         await self._services.registry.amend(
-            container, removing=True, remove_volumes=volumes, state=ContainerState.REMOVING
+            container,
+            removing=True,
+            remove_volumes=volumes or (record.removing and record.remove_volumes),
+            state=record.state if live else ContainerState.REMOVING,
         )
         failpoint("engine.remove.intent")
+
+    async def _kill(self, container: Container) -> None:
+        """End its process, or the restart that is due. If that cannot be done the container stays, as it was."""
+        try:
+            await self._lifecycle.kill(container, signal="KILL")
+        except Conflict:
+            pass  # it ended in between
+        except asyncio.CancelledError:
+            # The caller has gone, but a removal that has begun does not stop half-way; when the engine ends, the next one
+            # goes on with it.
+            if not self._services.closing:
+                self.remove_later(container, volumes=container.record.remove_volumes)
+            raise
+        except Exception:
+            await self._services.registry.amend(container, removing=False, remove_volumes=False)
+            raise
+
+    async def _remove(self, container: Container) -> None:
+        """The lock is held, the intent is recorded, and it does not run."""
+        await container.written("remove")
+        if container.record.state is not ContainerState.REMOVING:
+            await self._services.registry.amend(container, state=ContainerState.REMOVING)
         if container.leftovers:
             await self._lifecycle.release_leftovers(container)
-        await self._delete(container, volumes=volumes)
-
-    async def _stop_hard(self, container: Container) -> None:
-        """Kill it if it runs, and end a restart that is due; somebody else may be faster."""
-        if container.running or container.record.state is ContainerState.RESTARTING:
-            try:
-                await self._lifecycle.kill(container, signal="KILL")
-            except Conflict:
-                pass  # it ended in between
+        await self._delete(container, volumes=container.record.remove_volumes)
 
     async def finish_removal(self, container: Container) -> None:
         """Recovery: go on with a removal, or undo a half-made create. The lock is held."""
@@ -215,10 +248,14 @@ class Creation:
 
     def auto_remove(self, container: Container) -> None:
         """--rm: remove a container that has ended, in the background."""
+        self.remove_later(container, volumes=True)
+
+    def remove_later(self, container: Container, *, volumes: bool) -> None:
+        """Remove by force, in the background."""
 
         async def work() -> None:
             try:
-                await self.remove(container, force=True, volumes=True)
+                await self.remove(container, force=True, volumes=volumes)
             except (Conflict, NotFound):
                 pass  # somebody else removes it: all that was wanted
 

@@ -7,11 +7,14 @@ before anything is made, so that a create that dies half-way leaves no volume th
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 
+from pystack.engine.bundles import image_mount_directory
 from pystack.engine.container import Container, MountRecord
 from pystack.engine.services import Services
+from pystack.kernel.failpoints import failpoint
 from pystack.model.container import ContainerSpec, Mount
 from pystack.model.errors import InvalidInput
 from pystack.model.observed import MountView
@@ -50,7 +53,7 @@ def _planned(mount: Mount) -> MountRecord:
         name=mount.source if mount.type == "volume" else "",
         source="",
         destination=mount.target,
-        mode="ro" if mount.read_only else "z" if mount.type == "volume" else "",
+        mode="ro" if mount.read_only else "z" if mount.type == "volume" and not anonymous else "",
         read_write=not mount.read_only,
         propagation=(mount.propagation or "rprivate") if mount.type == "bind" else "",
     )
@@ -63,6 +66,8 @@ async def make(services: Services, container: Container) -> tuple[MountRecord, .
     for mount in container.record.mounts:
         if mount.view.source or mount.spec.type == "tmpfs":
             made.append(mount)
+        elif mount.spec.type == "image":
+            made.append(await _image(services, container, mount))
         elif mount.spec.type == "bind":
             made.append(replace(mount, view=replace(mount.view, source=binds.prepare(mount.spec))))
         else:
@@ -76,6 +81,20 @@ async def _volume(services: Services, container: Container, mount: MountRecord) 
 
     ready = await services.volumes.materialise(mount.spec, open_view)
     return replace(mount, view=replace(mount.view, source=ready.source, driver=ready.volume.driver))
+
+
+async def _image(services: Services, container: Container, mount: MountRecord) -> MountRecord:
+    """The image must be here; what the container writes to it lies in the container's directory, and goes with it."""
+    image = await services.images.ensure(mount.spec.source)
+    layers = services.images.snapshots.layers(image.id)
+    place = image_mount_directory(container.directory, mount.spec.target)
+    os.makedirs(f"{place}/w", mode=0o700, exist_ok=True)
+    os.makedirs(f"{place}/u", mode=0o700, exist_ok=True)
+    info = os.stat(layers[0])
+    os.chown(f"{place}/u", info.st_uid, info.st_gid)
+    os.chmod(f"{place}/u", stat.S_IMODE(info.st_mode))
+    failpoint("engine.create.image_mount")
+    return replace(mount, view=replace(mount.view, source=image.id))
 
 
 def _key(target: str) -> str:

@@ -71,6 +71,7 @@ class Registry:
             ImageUser(id=c.id, name=c.name, running=c.running)
             for c in (*self, *self.making)
             if c.record.image_id == image_id
+            or any(m.view.type == "image" and m.view.source == image_id for m in c.record.mounts)
         ]
 
     def using_volume(self, name: str) -> list[str]:

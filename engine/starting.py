@@ -7,19 +7,22 @@ started. The caller holds the container's lock and has recorded the intent (`sta
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from pystack.engine import bundles
 from pystack.engine.container import Container
 from pystack.engine.ports import ShimPort
-from pystack.engine.runtime.bundle import Namespaces, RootFilesystem
 from pystack.engine.resources import limits_of
+from pystack.engine.runtime.bundle import Namespaces, RootFilesystem
 from pystack.engine.services import Services
 from pystack.kernel import process
 from pystack.kernel.devices import container_devices
 from pystack.kernel.failpoints import failpoint
-from pystack.model.errors import Conflict, EngineError
+from pystack.model.errors import Conflict, EngineError, InvalidInput
+from pystack.model.states import ContainerState
 from pystack.network.service import Sandbox, SandboxRequest
+from pystack.volume import binds
 
 _NETWORK_FILES = {"/etc/hosts": "hosts", "/etc/hostname": "hostname", "/etc/resolv.conf": "resolv.conf"}
 
@@ -66,6 +69,10 @@ def write_network_files(container: Container, sandbox: Sandbox) -> None:
     failpoint("engine.start.files")
 
 
+def _shares_ipc(mode: str) -> bool:
+    return mode in {"shareable", "host"} or mode.startswith("container:")
+
+
 class Starter:
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -74,6 +81,8 @@ class Starter:
         """Bring the process up. Raises StartError or EngineError with everything undone."""
         services, config = self._services, container.config
         async with AsyncExitStack() as undo:
+            for mount in container.record.mounts:
+                binds.check_propagation(mount.view.source, mount.spec.propagation)
             namespaces, fds = self._namespaces(container, undo)
             os.makedirs(container.run_directory, mode=0o700, exist_ok=True)
             failpoint("engine.start.directory")
@@ -92,7 +101,11 @@ class Starter:
             if sandbox is not None and shim.netns_fd >= 0:
                 await services.networks.wire(sandbox, shim.netns_fd)
             failpoint("engine.start.wired")
-            await self.bind_sessions(container, shim)
+            try:
+                await self.bind_sessions(container, shim)
+            except Conflict:
+                await shim.wait_started()  # the child has failed already: that is the error to tell
+                raise
             await shim.go()
             await shim.wait_started()
             failpoint("engine.start.started")
@@ -132,26 +145,39 @@ class Starter:
                 ipc=choose("ipc", config.ipc_mode),
                 uts=choose("uts", config.uts_mode),
                 cgroup="host" if cgroupns == "host" else "new",
+                shm=self._shm(config.ipc_mode, shared),
                 user="host",
             ),
             fds,
         )
 
+    def _shm(self, mode: str, shared: Callable[[str, str], str]) -> str:
+        """What /dev/shm shows: who shares the IPC namespace shares it, too, by way of the other's mount namespace."""
+        if mode.startswith("container:"):
+            return shared("mnt", mode)
+        return "none" if mode == "none" else "new"
+
     def _namespace_of(self, ref: str, kind: str) -> int:
         """A namespace of another, running container. Conflict when it does not run."""
         target = self._services.registry.get(ref)
-        words = {"net": "network", "pid": "PID", "ipc": "IPC"}
+        if target.record.state is ContainerState.RESTARTING:
+            raise Conflict(f"Container {target.id} is restarting, wait until the container is running")
+        if kind == "net":
+            ended = f"cannot join network of a non running container: {target.id}"
+        else:
+            ended = f"failed to join {kind.upper()} namespace: container {target.id} is not running"
         if not target.running or target.shim is None:
-            raise Conflict(
-                f"cannot join {words.get(kind, kind)} namespace of a non running container: {target.id}"
+            raise Conflict(ended)
+        if kind == "ipc" and not _shares_ipc(target.config.ipc_mode):
+            raise InvalidInput(
+                f"failed to join IPC namespace: container {target.id}: non-shareable IPC "
+                "(hint: use IpcMode:shareable for the donor container)"
             )
         fd = process.open_namespace(target.shim.pid, kind)
         # The pid may have been reused between the exit and the open: the pidfd knows (isolation.md, "container:" modes).
         if not process.is_alive(target.shim.pidfd):
             os.close(fd)
-            raise Conflict(
-                f"cannot join {words.get(kind, kind)} namespace of a non running container: {target.id}"
-            )
+            raise Conflict(ended)
         return fd
 
     async def _sandbox(self, container: Container, undo: AsyncExitStack) -> Sandbox | None:
@@ -185,6 +211,11 @@ class Starter:
             cgroups=cgroups,
             network_files={
                 target: f"{owner.run_directory}/{name}" for target, name in _NETWORK_FILES.items()
+            },
+            image_layers={
+                mount.view.source: self._services.images.snapshots.layers(mount.view.source)
+                for mount in container.record.mounts
+                if mount.spec.type == "image"
             },
         )
 

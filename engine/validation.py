@@ -33,14 +33,29 @@ def check_policy(spec: ContainerSpec) -> None:
 def check_sysctls(config: ContainerSpec) -> None:
     """Only sysctls that a namespace of the container's own holds: any other would be the host's."""
     for name in config.sysctls:
-        in_net = name.startswith("net.") and config.network_mode != "host"
-        own_ipc = config.ipc_mode != "host"
-        in_ipc = (name in _IPC_SYSCTLS or name.startswith("fs.mqueue.")) and own_ipc
-        if "/" in name or ".." in name or not (in_net or in_ipc):
+        if "/" in name or ".." in name:
+            raise InvalidInput(f'invalid sysctl "{name}"', hint="write it with dots: net.ipv4.ip_forward")
+        if name.startswith("net."):
+            if config.network_mode == "host":
+                raise InvalidInput(f'sysctl "{name}" not allowed in host network namespace')
+        elif name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
+            if config.ipc_mode == "host":
+                raise InvalidInput(f'sysctl "{name}" is not allowed in the hosts ipc namespace')
+        elif name == "kernel.hostname":
+            raise InvalidInput(
+                f'sysctl "{name}" is not allowed as it conflicts with the OCI "hostname" field',
+                hint="--hostname",
+            )
+        elif name != "kernel.domainname" or config.uts_mode == "host":
             raise InvalidInput(
                 f'sysctl "{name}" is not in a separate kernel namespace',
                 hint="net.* needs a network of the container's own, kernel.shm* and kernel.msg* its own IPC namespace",
             )
+
+
+def _of_container(mode: str) -> bool:
+    kind, _, ref = mode.partition(":")
+    return kind == "container" and bool(ref)
 
 
 def check_modes(config: ContainerSpec) -> None:
@@ -52,15 +67,14 @@ def check_modes(config: ContainerSpec) -> None:
         raise InvalidInput("conflicting options: dns and the network mode")
     if shared and config.extra_hosts:
         raise InvalidInput("conflicting options: custom host-to-IP mapping and the network mode")
-    if config.ipc_mode.startswith("container:"):
-        raise Unsupported(
-            "cannot join the IPC namespace of another container",
-            hint="use --ipc host, or share files through a volume",
-        )
-    if config.ipc_mode not in {"private", "none", "shareable", "host"}:
+    if config.ipc_mode not in {"private", "none", "shareable", "host"} and not _of_container(config.ipc_mode):
         raise InvalidInput(f"invalid IPC mode: {config.ipc_mode}")
-    if config.pid_mode not in {"", "host"} and not config.pid_mode.startswith("container:"):
+    if config.pid_mode not in {"", "host"} and not _of_container(config.pid_mode):
         raise InvalidInput(f"invalid PID mode: {config.pid_mode}")
+    if config.uts_mode == "host" and config.hostname:
+        raise InvalidInput("conflicting options: hostname and the UTS mode")
+    if config.uts_mode == "host" and config.domainname:
+        raise InvalidInput("conflicting options: domainname and the UTS mode")
     if config.uts_mode not in {"", "host"}:
         raise InvalidInput(f"invalid UTS mode: {config.uts_mode}")
     if config.cgroupns_mode not in {"", "host", "private"}:
@@ -88,8 +102,26 @@ def check_mounts(config: ContainerSpec) -> None:
         seen.add(target)
         if mount.type == "tmpfs":
             bundles.tmpfs_entry(mount)
-        if mount.type == "image":
-            raise Unsupported(f"cannot mount an image at {mount.target}: image mounts are not supported yet")
+        _check_subpath(mount)
+
+
+def _check_subpath(mount: Mount) -> None:
+    """A subpath is relative and goes down only, as Go's filepath.IsLocal; links in it are looked at when it is mounted."""
+    if not mount.subpath:
+        return
+    depth = 0
+    for part in mount.subpath.split("/"):
+        depth += -1 if part == ".." else 0 if part in {"", "."} else 1
+        if depth < 0:
+            break
+    if mount.subpath.startswith("/") or depth < 0 or "\0" in mount.subpath:
+        raise InvalidInput(
+            f'invalid mount config for type "{mount.type}": subpath must be a relative path within the {mount.type}'
+        )
+    if mount.type == "volume" and not mount.source:
+        raise InvalidInput(
+            'invalid mount config for type "volume": must not set Subpath when using anonymous volumes'
+        )
 
 
 def check_names(config: ContainerSpec) -> None:

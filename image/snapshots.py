@@ -20,6 +20,7 @@ from pystack.image.store import EMPTY_LAYER, INIT_LAYER, Store
 from pystack.kernel import mountfd
 from pystack.kernel.failpoints import failpoint
 from pystack.kernel.rootpath import remove_tree
+from pystack.model.errors import Conflict
 
 _INIT_DIRECTORIES = ("dev", "dev/pts", "dev/shm", "proc", "sys", "etc")
 _INIT_FILES = ("etc/resolv.conf", "etc/hosts", "etc/hostname", ".dockerenv", "dev/console")
@@ -114,6 +115,13 @@ class Snapshots:
             )
         return base
 
+    def layers(self, image_id: str) -> list[str]:
+        """Directories of an image's own layers, topmost first; at least one. Conflict when it is more than layers."""
+        base = self._base(image_id)
+        if base.binds:
+            raise Conflict("cannot mount this image into a container: parts of it are this host's own files")
+        return base.lower[1:] or self._empty(1)
+
     def forget(self, image_id: str) -> None:
         """The image is gone, or was made anew."""
         self._bases.pop(image_id, None)
@@ -131,6 +139,11 @@ class Snapshots:
         if writable:
             return mountfd.overlay(lower, f"{place}/u", f"{place}/w")
         return mountfd.overlay([f"{place}/u", *lower])
+
+    def open_lower(self, image_id: str) -> int:
+        """A read-only descriptor of what a container of this image finds before it has changed anything."""
+        lower = self._base(image_id).lower
+        return mountfd.overlay(lower if len(lower) > 1 else [*lower, *self._empty(1)])
 
     def _empty(self, count: int) -> list[str]:
         """Bottom layers for images that have fewer than the two that a read-only overlay needs."""

@@ -99,6 +99,18 @@ def file_system_of(path: str) -> str:
     return found
 
 
+def propagation_of(path: str) -> tuple[str, frozenset[str]]:
+    """(mount point, {"shared", "master"} as it has them) of the mount that holds `path` (proc_pid_mountinfo(5))."""
+    path, found = os.path.realpath(path), ("/", frozenset[str]())
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.partition(" - ")[0].split()
+            point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
+            if (path + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(found[0]):
+                found = (point, frozenset(field.partition(":")[0] for field in fields[6:]))
+    return found
+
+
 @functools.cache
 def facts() -> Host:
     """The host, read once."""

@@ -21,12 +21,38 @@ _ATTRIBUTES = {
     sc.MS_NOEXEC: sc.MOUNT_ATTR_NOEXEC,
     sc.MS_NODIRATIME: sc.MOUNT_ATTR_NODIRATIME,
 }
+#: Whatever the kernel's defaults are, an upper directory holds whole files under their own names: it becomes a layer.
+_FEATURES = ((b"index", b"off"), (b"metacopy", b"off"), (b"redirect_dir", b"off"))
 PROPAGATIONS = {"private": sc.MS_PRIVATE, "slave": sc.MS_SLAVE, "shared": sc.MS_SHARED}
 
 
 def open_in_root(root: int, path: bytes, flags: int = os.O_PATH) -> int:
     """Open `path` (absolute or not: both are relative to `root`) with every symlink kept inside `root`."""
     return sc.openat2(root, path, flags, resolve=_IN_ROOT)
+
+
+def exists_in_root(root: int, path: bytes) -> bool:
+    """Whether something is at `path` in `root`."""
+    try:
+        os.close(open_in_root(root, path))
+    except OSError:
+        return False
+    return True
+
+
+def open_beneath(top: bytes, path: bytes) -> int:
+    """`path` below the host's directory `top`, both of which others may change meanwhile: no link leads out of it.
+
+    The caller closes it. OSError EXDEV where it would lead out, also by an absolute symlink.
+    """
+    fd = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return sc.openat2(fd, path, os.O_PATH, resolve=sc.RESOLVE_BENEATH | sc.RESOLVE_NO_MAGICLINKS)
+    except OSError as error:
+        reason = "it leads out of the volume" if error.errno == 18 else error.strerror
+        raise OSError(error.errno, f"cannot use its subpath: {reason}", os.fsdecode(path)) from error
+    finally:
+        os.close(fd)
 
 
 def open_directory(root: int, name: bytes) -> int:
@@ -123,6 +149,8 @@ def overlay(lower: list[bytes], upper: bytes, work: bytes) -> int:
             for name in names[:-2]:
                 sc.fsconfig(context, sc.FSCONFIG_SET_STRING, b"lowerdir+", name)
             sc.fsconfig(context, sc.FSCONFIG_SET_STRING, b"source", b"overlay")
+            for key, value in _FEATURES:
+                sc.fsconfig(context, sc.FSCONFIG_SET_STRING, key, value)
             sc.fsconfig(context, sc.FSCONFIG_SET_STRING, b"upperdir", names[-2])
             sc.fsconfig(context, sc.FSCONFIG_SET_STRING, b"workdir", names[-1])
             # Before 6.5 overlayfs took any key and parsed them here only: an unknown `lowerdir+` is EINVAL now, not above.
@@ -139,6 +167,7 @@ def overlay(lower: list[bytes], upper: bytes, work: bytes) -> int:
 
 def _overlay_one_page(names: list[bytes]) -> int:
     data = b"lowerdir=%b,upperdir=%b,workdir=%b" % (b":".join(names[:-2]), names[-2], names[-1])
+    data += b"".join(b",%b=%b" % feature for feature in _FEATURES)
     # Only mount(2) takes the one-string form: mount over the work directory's parent in this private mount
     # namespace, take the mount off by fd, and leave nothing behind.
     target = os.path.dirname(os.readlink(names[-1]))

@@ -49,9 +49,12 @@ class Mount:
     read_only: bool = False
     propagation: str = ""  # bind: "" = rprivate
     recursive: bool = True  # bind: include sub-mounts
+    read_only_recursive: Literal["", "no", "force"] = (
+        ""  # bind, read-only: what is mounted below it; "" = if possible
+    )
     create_host_path: bool = False  # bind: make the source directory when it is missing
     nocopy: bool = False  # volume: no copy-up
-    subpath: str = ""  # volume
+    subpath: str = ""  # volume, image
     driver: str = ""  # volume: driver used when it must be created
     driver_options: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -92,13 +95,6 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """Limits, 0 (or "" / None) = unlimited. `nano_cpus` is CPUs x 1e9. `memory_swap` -1 = unlimited swap.
-
-    `memory_swap` counts memory and swap; 0 means Docker's default, twice the memory (`memory_and_swap`). Periods, quotas
-    and realtime runtimes are in microseconds. `unified` holds files of cgroup v2 that Docker has no field for.
-    """
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceLimit:
     """A block device of the host and its weight (10..1000), bytes or operations per second."""
 
@@ -106,6 +102,13 @@ class DeviceLimit:
     value: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Limits, 0 (or "" / None) = unlimited. `nano_cpus` is CPUs x 1e9. `memory_swap` -1 = unlimited swap.
+
+    `memory_swap` counts memory and swap; 0 means Docker's default, twice the memory (`memory_and_swap`). Periods, quotas
+    and realtime runtimes are in microseconds. `unified` holds files of cgroup v2 that Docker has no field for.
+    """
 
     memory: int = 0
     memory_reservation: int = 0
@@ -116,15 +119,12 @@ class DeviceLimit:
     cpu_shares: int = 0
     cpu_period: int = 0
     cpu_quota: int = 0
+    cpu_realtime_period: int = 0
+    cpu_realtime_runtime: int = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     pids_limit: int | None = None
-    cpu_realtime_period: int = 0
-    cpu_realtime_runtime: int = 0
     blkio_weight: int = 0
-    ulimits: tuple[Ulimit, ...] = ()
-    devices: tuple[Device, ...] = ()
-    device_cgroup_rules: tuple[str, ...] = ()
     blkio_weight_device: tuple[DeviceLimit, ...] = ()
     blkio_device_read_bps: tuple[DeviceLimit, ...] = ()
     blkio_device_write_bps: tuple[DeviceLimit, ...] = ()
@@ -132,15 +132,18 @@ class DeviceLimit:
     blkio_device_write_iops: tuple[DeviceLimit, ...] = ()
     kernel_memory: int = 0  # no kernel has that limit any more: warned of
     unified: Mapping[str, str] = field(default_factory=dict)
+    ulimits: tuple[Ulimit, ...] = ()
+    devices: tuple[Device, ...] = ()
+    device_cgroup_rules: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogConfig:
     @property
     def memory_and_swap(self) -> int:
         """The limit of both together in bytes, with Docker's default; -1 = unlimited, 0 = no limit of either."""
         return self.memory_swap or (2 * self.memory if self.memory > 0 else 0)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
     driver: str = "json-file"
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -210,10 +213,10 @@ class ContainerSpec:
     shm_size: int = 0
     sysctls: Mapping[str, str] = field(default_factory=dict)
     oom_score_adj: int = 0
+    storage_opt: Mapping[str, str] = field(default_factory=dict)
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
-    storage_opt: Mapping[str, str] = field(default_factory=dict)
     extra_hosts: tuple[str, ...] = ()  # "name:ip"
     resources: Resources = field(default_factory=Resources)
     log: LogConfig = field(default_factory=LogConfig)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pystack.kernel.failpoints import failpoint
+from pystack.kernel.host import propagation_of
 from pystack.model.container import Mount
 from pystack.model.errors import EngineError, InvalidInput
 
@@ -33,6 +34,17 @@ def prepare(mount: Mount) -> str:
             f"error while creating mount source path '{source}': mkdir {error.filename}: {error.strerror}"
         ) from error
     return source
+
+
+def check_propagation(source: str, propagation: str) -> None:
+    """InvalidInput, in Docker's words, where the host's mount does not propagate as the container is to share it."""
+    wanted = {"shared": {"shared"}, "slave": {"shared", "master"}}.get(propagation.removeprefix("r"))
+    if wanted is None:
+        return
+    point, has = propagation_of(source)
+    if not wanted & has:
+        kind = "shared mount" if wanted == {"shared"} else "shared or slave mount"
+        raise InvalidInput(f"path {source} is mounted on {point} but it is not a {kind}")
 
 
 def _make(path: str) -> None:

@@ -266,8 +266,6 @@ class VolumeService:
         """
         if mount.type != "volume":
             raise Unsupported(f"cannot mount {mount.target}: mounts of type {mount.type} are not volumes")
-        if mount.subpath:
-            raise Unsupported(f"cannot mount {mount.target}: subpath of a volume is not supported yet")
         name = mount.source or os.urandom(32).hex()
         check_name(name)
         check_driver(mount.driver)
@@ -282,7 +280,7 @@ class VolumeService:
                         "no such file or directory"
                     )
                 return Materialised(volume=self._view(record), source=record.device)
-            if not mount.nocopy and copyup.is_empty(directory):
+            if not mount.nocopy and not mount.subpath and copyup.is_empty(directory):
                 await self._fill(directory, mount.target, open_view)
             return Materialised(volume=self._view(record), source=f"{directory}/{copyup.DATA}")
 

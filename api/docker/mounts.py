@@ -97,6 +97,45 @@ def bind_of(text: str, driver: str = "") -> Mount:
     )
 
 
+_OPTION_FIELDS = {
+    "bind": "BindOptions",
+    "volume": "VolumeOptions",
+    "tmpfs": "TmpfsOptions",
+    "image": "ImageOptions",
+}
+
+
+def _read_only_recursive(body: MountBody, propagation: str) -> Literal["", "no", "force"]:
+    """How far down ReadOnly reaches: as far as the kernel can, not below the top, or all the way or not at all."""
+    options = body.BindOptions
+    off = bool(options and options.ReadOnlyNonRecursive)
+    force = bool(options and options.ReadOnlyForceRecursive)
+    if not (off or force):
+        return ""
+
+    def wrong(why: str) -> InvalidInput:
+        return InvalidInput(f'invalid mount config for type "bind": {why}')
+
+    name = "ReadOnlyNonRecursive" if off else "ReadOnlyForceRecursive"
+    if not body.ReadOnly:
+        raise wrong(f"option {name} requires ReadOnly to be specified")
+    if off and force:
+        raise wrong("conflicting options: ReadOnlyNonRecursive and ReadOnlyForceRecursive")
+    if force and options and options.NonRecursive:
+        raise wrong("conflicting options: ReadOnlyForceRecursive and NonRecursive")
+    if force and propagation not in {"", "rprivate"}:
+        raise wrong("option ReadOnlyForceRecursive requires Propagation to be rprivate")
+    return "no" if off else "force"
+
+
+def _tmpfs_options(options: list[list[str]]) -> str:
+    """`[["noexec"], ["exec"]]` as one string; moby takes these two here and nothing else."""
+    for option in options:
+        if option not in (["exec"], ["noexec"]):
+            raise InvalidInput(f'invalid mount config for type "tmpfs": invalid option: {"=".join(option)}')
+    return ",".join("=".join(option) for option in options)
+
+
 def mount_of(body: MountBody) -> Mount:
     kind = body.Type or ""
     if kind in {"npipe", "cluster"}:
@@ -120,7 +159,7 @@ def mount_of(body: MountBody) -> Mount:
         raise wrong("field Source must not be specified")
     if kind == "image" and not source:
         raise wrong("field Source must not be empty")
-    for name, field in (("bind", "BindOptions"), ("volume", "VolumeOptions"), ("tmpfs", "TmpfsOptions")):
+    for name, field in _OPTION_FIELDS.items():
         if kind != name and getattr(body, field) is not None:
             raise wrong(f"field {field} must not be specified")
     return _mount(body, cast("Literal['bind', 'volume', 'tmpfs', 'image']", kind), source)
@@ -140,6 +179,7 @@ def _mount(body: MountBody, kind: Literal["bind", "volume", "tmpfs", "image"], s
         read_only=bool(body.ReadOnly),
         propagation=propagation,
         recursive=not (bind and bind.NonRecursive),
+        read_only_recursive=_read_only_recursive(body, propagation),
         create_host_path=bool(bind and bind.CreateMountpoint),
         nocopy=bool(volume and volume.NoCopy),
         subpath=((volume.Subpath or "") if volume else "") or image_subpath,
@@ -148,7 +188,7 @@ def _mount(body: MountBody, kind: Literal["bind", "volume", "tmpfs", "image"], s
         labels=(volume.Labels or {}) if volume else {},
         tmpfs_size=(tmpfs.SizeBytes or 0) if tmpfs else 0,
         tmpfs_mode=tmpfs.Mode if tmpfs else None,
-        tmpfs_options=",".join("=".join(pair) for pair in (tmpfs.Options or ())) if tmpfs else "",
+        tmpfs_options=_tmpfs_options(tmpfs.Options or []) if tmpfs else "",
     )
 
 
@@ -160,7 +200,7 @@ def _is_bind_string(mount: Mount) -> bool:
     if ":" in mount.source or ":" in mount.target:
         return False
     if mount.type == "bind":
-        return mount.create_host_path
+        return mount.create_host_path and not mount.read_only_recursive
     return (
         mount.type == "volume"
         and bool(mount.source)
@@ -206,6 +246,8 @@ def _mount_json(mount: Mount) -> dict[str, object]:
         options = {"Propagation": mount.propagation} if mount.propagation else {}
         options |= {} if mount.recursive else {"NonRecursive": True}
         options |= {"CreateMountpoint": True} if mount.create_host_path else {}
+        options |= {"ReadOnlyNonRecursive": True} if mount.read_only_recursive == "no" else {}
+        options |= {"ReadOnlyForceRecursive": True} if mount.read_only_recursive == "force" else {}
     elif mount.type == "volume":
         options = {"NoCopy": True} if mount.nocopy else {}
         options |= {"Labels": dict(mount.labels)} if mount.labels else {}

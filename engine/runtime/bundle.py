@@ -7,7 +7,7 @@ absolute. Paths below "in the container" are resolved after pivot_root, so nothi
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 
 class RootFilesystem(TypedDict):
@@ -23,18 +23,24 @@ class RootFilesystem(TypedDict):
 class MountEntry(TypedDict, total=False):
     """One mount, carried out in list order after the root and the kernel file systems.
 
-    bind: `source` is a host path (directory or file; the child opens it before pivot_root). tmpfs, proc, sysfs, cgroup…:
-    `fstype` and `data`. `flags` are MS_* values without MS_BIND/MS_REC. The target is created in the container when missing
-    (a file for a file source), through openat2(RESOLVE_IN_ROOT): a symlink of the image never leads outside.
+    bind: `source` is a host path (directory or file; the child opens it before pivot_root). overlay: `layers` below an
+    upper and a work directory. fs (tmpfs, proc, …): `fstype` and `data`. `flags` are MS_* values without MS_BIND/MS_REC.
+    The target is created in the container when missing (a file for a file source), through openat2(RESOLVE_IN_ROOT): a
+    symlink of the image never leads outside. `subpath` of a bind or overlay is looked up in its tree and must stay there.
     """
 
-    kind: Literal["bind", "fs"]
+    kind: Literal["bind", "fs", "overlay"]
     source: str
     target: str
     fstype: str
     flags: int
     data: str
-    recursive: bool  # bind: with sub-mounts; read-only then is recursive, too
+    subpath: str
+    layers: list[str]  # overlay: topmost first
+    upper: str
+    work: str
+    recursive: bool  # bind: with sub-mounts
+    readonly_recursive: bool  # whether `readonly` holds for the sub-mounts, too; default: as `recursive`
     propagation: str  # "" = rprivate
     readonly: bool
     mode: int  # mode of a created target directory, default 0o755
@@ -95,7 +101,10 @@ class LogFile(TypedDict):
 
 
 class Namespaces(TypedDict):
-    """For each: "new", "host", or "fd:N", where N is the index of a descriptor that came with the bundle."""
+    """For each: "new", "host", or "fd:N", where N is the index of a descriptor that came with the bundle.
+
+    `shm` is what /dev/shm shows: "new", "none", or "fd:N" with the mount namespace of the container that shares its own.
+    """
 
     mnt: Literal["new"]
     pid: str
@@ -103,6 +112,7 @@ class Namespaces(TypedDict):
     ipc: str
     uts: str
     cgroup: str
+    shm: NotRequired[str]
     user: str  # "host" for now
 
 

@@ -234,12 +234,18 @@ def run_first_process(
     process = bundle["process"]
     child = Child(process, sync, streams, bundle["cgroups"])
     build = RootBuilder(bundle)
+    shm = namespaces.pop("shm", -1)
 
     def prepare() -> None:
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
         os.umask(0)
-        close_others([sync.fileno(), *streams.all(), *namespaces.values()])
+        close_others([sync.fileno(), *streams.all(), *namespaces.values(), *([shm] if shm >= 0 else [])])
+
+    def take_shm() -> None:
+        if shm >= 0:
+            build.take_shm(shm)
+            os.close(shm)
 
     def join() -> None:
         for fd in namespaces.values():
@@ -270,11 +276,13 @@ def run_first_process(
         Step("prepare the process", prepare),
         Step("enter the cgroups", child.enter_cgroups),
         Step("open the sources of the mounts", build.take_sources),
+        Step("open /dev/shm of the other container", take_shm),
         Step("join the namespaces", join),
         Step("set process attributes", child.set_host_attributes),
         Step("make a session keyring", lambda: child.join_keyring(bundle["id"])),
         Step("set the host name", name),
         Step("leave the host's mounts", build.leave_host),
+        Step("mount images", build.make_overlays),
         Step("mount the root file system", build.mount_root),
         Step("mount /proc", build.mount_proc),
         Step("mount /sys", build.mount_sys),

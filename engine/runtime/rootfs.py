@@ -47,13 +47,50 @@ class RootBuilder:
         self._null = -1
         self._proc_device = 0
         self._sources: dict[int, int] = {}  # index of the mount → detached tree
+        self._shm = -1  # detached /dev/shm of the container whose IPC namespace is joined
 
     def take_sources(self) -> None:
         """Clone the sources of bind mounts while their mounts are still peers of the host's (for rshared)."""
         for index, entry in enumerate(self.bundle["mounts"]):
             if entry["kind"] == "bind":
-                source = os.fsencode(entry["source"])
-                self._sources[index] = mounts.clone_tree(source, recursive=entry.get("recursive", True))
+                source, recursive = os.fsencode(entry["source"]), entry.get("recursive", True)
+                if subpath := entry.get("subpath"):
+                    place = mounts.open_beneath(source, os.fsencode(subpath))
+                    self._sources[index] = mounts.clone_tree(place, recursive=recursive)
+                    os.close(place)
+                else:
+                    self._sources[index] = mounts.clone_tree(source, recursive=recursive)
+
+    def take_shm(self, namespace: int) -> None:
+        """Clone /dev/shm of another container: `namespace` is its mount namespace, left again at once."""
+        own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        sc.setns(namespace, sc.CLONE_NEWNS)
+        try:
+            top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            place = sc.openat2(top, b"dev/shm", os.O_PATH | os.O_DIRECTORY, resolve=sc.RESOLVE_NO_SYMLINKS)
+            self._shm = mounts.clone_tree(place, recursive=False)
+            os.close(place)
+            os.close(top)
+        finally:
+            sc.setns(own, sc.CLONE_NEWNS)
+            os.close(own)
+
+    def make_overlays(self) -> None:
+        """Trees of image mounts. A subpath needs a mount that is attached: for a moment, where the root comes next."""
+        point = os.fsencode(self.bundle["rootfs"]["mountpoint"])
+        for index, entry in enumerate(self.bundle["mounts"]):
+            if entry["kind"] != "overlay":
+                continue
+            layers = [os.fsencode(layer) for layer in entry["layers"]]
+            tree = mounts.overlay(layers, os.fsencode(entry["upper"]), os.fsencode(entry["work"]))
+            if subpath := entry.get("subpath"):
+                sc.move_mount(tree, sc.AT_FDCWD, point)
+                os.close(tree)
+                place = mounts.open_beneath(point, os.fsencode(subpath))
+                tree = mounts.clone_tree(place, recursive=False)
+                os.close(place)
+                sc.umount2(point, sc.MNT_DETACH)
+            self._sources[index] = tree
 
     def leave_host(self) -> None:
         """From here on no mount of this namespace reaches the host's."""
@@ -81,13 +118,12 @@ class RootBuilder:
         """Through the fresh procfs only: no link, no other mount (CVE-2025-52881)."""
         path = b"sys/" + os.fsencode(name if "/" in name else name.replace(".", "/"))
         resolve = sc.RESOLVE_NO_SYMLINKS | sc.RESOLVE_NO_XDEV | sc.RESOLVE_BENEATH
-        fd = sc.openat2(proc, path, os.O_WRONLY, resolve=resolve)
         try:
+            fd = sc.openat2(proc, path, os.O_WRONLY, resolve=resolve)
             os.write(fd, value.encode())
+            os.close(fd)
         except OSError as error:
             raise OSError(error.errno, f"sysctl {name}={value}: {error.strerror}") from error
-        finally:
-            os.close(fd)
 
     def mount_sys(self) -> None:
         readonly = 0 if self.bundle["privileged"] else sc.MS_RDONLY
@@ -129,13 +165,12 @@ class RootBuilder:
     def mount_dev(self) -> None:
         flags = sc.MS_NOSUID | sc.MS_STRICTATIME
         self._dev = self._mount_kernel(b"dev", b"tmpfs", flags, b"mode=755,size=65536k")
-        for name in (b"pts", b"shm", b"mqueue"):
+        for name in (b"pts", b"mqueue"):
             os.mkdir(name, 0o755, dir_fd=self._dev)
         noexec = sc.MS_NOSUID | sc.MS_NOEXEC
         data = b"newinstance,ptmxmode=0666,mode=0620,gid=5"
         self._pts = self._mount_kernel(b"pts", b"devpts", noexec, data, below=self._dev)
-        size = b"mode=1777,size=%d" % self.bundle["shm_size"]
-        os.close(self._mount_kernel(b"shm", b"tmpfs", _KERNEL_FLAGS, size, below=self._dev))
+        self._mount_shm()
         os.close(self._mount_kernel(b"mqueue", b"mqueue", _KERNEL_FLAGS, below=self._dev))
         for node in self.bundle["devices"]:
             self._make_node(node)
@@ -144,6 +179,21 @@ class RootBuilder:
         if os.path.exists("/proc/kcore"):
             os.symlink(b"/proc/kcore", b"core", dir_fd=self._dev)
         self._null = self.open_null(os.O_PATH)
+
+    def _mount_shm(self) -> None:
+        """A tmpfs of its own, the one of the container whose IPC namespace is joined, or nothing (`--ipc none`)."""
+        if self.bundle["namespaces"].get("shm") == "none":
+            return
+        os.mkdir(b"shm", 0o755, dir_fd=self._dev)
+        if self._shm < 0:
+            size = b"mode=1777,size=%d" % self.bundle["shm_size"]
+            os.close(self._mount_kernel(b"shm", b"tmpfs", _KERNEL_FLAGS, size, below=self._dev))
+            return
+        target = mounts.open_directory(self._dev, b"shm")
+        sc.mount_setattr(self._shm, propagation=sc.MS_PRIVATE)
+        sc.move_mount(self._shm, target)
+        os.close(target)
+        os.close(self._shm)
 
     def _make_node(self, node: DeviceNode) -> None:
         """Umask is 0 during set-up. The directories are ours: nobody else can reach this tmpfs yet."""
@@ -187,20 +237,25 @@ class RootBuilder:
     def _mount_entry(self, index: int, entry: MountEntry) -> None:
         tree = self._sources.pop(index, -1)
         directory = tree < 0 or stat.S_ISDIR(os.fstat(tree).st_mode)
+        path = os.fsencode(entry["target"])
+        present = mounts.exists_in_root(self.root, path)
         mode = entry.get("mode", 0o755)
-        target = mounts.make_in_root(self.root, os.fsencode(entry["target"]), directory=directory, mode=mode)
-        self._refuse_proc(target, os.fsencode(entry["target"]))
+        target = mounts.make_in_root(self.root, path, directory=directory, mode=mode)
+        self._refuse_proc(target, path)
         if tree < 0:
-            data = os.fsencode(entry.get("data", "")) or None
+            data = os.fsencode(entry.get("data", ""))
+            if present and entry["fstype"] == "tmpfs":
+                # The first of two modes loses: what was asked for wins over that of the directory (runc mountToRootfs).
+                data = b"mode=%o" % stat.S_IMODE(os.fstat(target).st_mode) + (b"," + data if data else b"")
             source = os.fsencode(entry.get("source", "")) or None
             flags = entry.get("flags", 0) | (sc.MS_RDONLY if entry.get("readonly") else 0)
-            mounts.mount_at(target, os.fsencode(entry["fstype"]), flags, data, source=source)
+            mounts.mount_at(target, os.fsencode(entry["fstype"]), flags, data or None, source=source)
         else:
             recursive = entry.get("recursive", True)
             if flags := mounts.attributes(entry.get("flags", 0)):
                 sc.mount_setattr(tree, set_=flags)
             if entry.get("readonly"):
-                mounts.set_readonly(tree, recursive=recursive)
+                mounts.set_readonly(tree, recursive=entry.get("readonly_recursive", recursive))
             mounts.set_propagation(tree, entry.get("propagation", ""))
             sc.move_mount(tree, target)
             os.close(tree)

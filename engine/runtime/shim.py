@@ -134,6 +134,9 @@ class Shim:
                 flags |= flag
             elif choice.startswith("fd:"):
                 join[kind] = self._fds[int(choice[3:])]
+        shm = self.bundle["namespaces"].get("shm", "")
+        if shm.startswith("fd:"):
+            join["shm"] = self._fds[int(shm[3:])]
         if self.bundle["namespaces"]["cgroup"] == "new":
             unshare = (
                 sc.CLONE_NEWCGROUP

@@ -272,9 +272,74 @@ def test_shared_namespaces_and_references_to_nothing(daemon: Daemon) -> None:
         *(("--cgroupns", "foo"), ("--runtime", "nope"), ("--cgroup-parent", "/../../x")),
     ):
         daemon.refused(*wrong, "box", "true")
+    assert "non-shareable IPC" in daemon.refused("--ipc", "container:one", "box", "true")
     daemon.docker("kill", "one")
-    assert "non running container" in daemon.refused("--pid", "container:one", "box", "true")
+    assert "is not running" in daemon.refused("--pid", "container:one", "box", "true")
     assert "non running container" in daemon.refused("--network", "container:one", "box", "true")
+
+
+def test_shared_memory_goes_with_the_ipc_namespace(daemon: Daemon) -> None:
+    """`shareable` and `container:`: namespace and /dev/shm; over exec and a new daemon, and without a donor: no."""
+    daemon.begin("--name", "donor", "--ipc", "shareable", "--shm-size", "3m")
+    daemon.exec("donor", "sh", "-c", "echo shared > /dev/shm/f")
+    look = ("sh", "-c", "readlink /proc/self/ns/ipc; cat /dev/shm/f; grep ' /dev/shm ' /proc/mounts")
+    donor = daemon.exec("donor", *look)
+    assert "size=3072k" in donor
+    assert {"nosuid", "nodev", "noexec"} <= set(donor.split()[5].split(","))
+    daemon.begin("--name", "joins", "--ipc", "container:donor")
+    daemon.restart()
+    assert daemon.exec("joins", *look) == donor
+    daemon.begin(
+        "--name", "chain", "--ipc", "container:joins", "--pid", "container:donor", "--cap-add", "SYS_PTRACE"
+    )
+    assert daemon.exec("chain", *look) == donor
+    # What the target's end means: those who joined go on with what they have, and cannot join again without it.
+    daemon.docker("restart", "-t", "0", "donor")
+    assert "shared" not in daemon.exec("donor", *look, check=False)
+    assert daemon.exec("joins", "cat", "/dev/shm/f") == "shared\n"
+    daemon.docker("restart", "-t", "0", "joins")
+    assert daemon.exec("joins", "readlink", "/proc/self/ns/ipc") == daemon.exec(
+        "donor", "readlink", "/proc/self/ns/ipc"
+    )
+    daemon.docker("kill", "donor")
+    failed = daemon.docker("restart", "-t", "0", "joins", check=False)
+    assert "failed to join IPC namespace" in failed.stderr
+    for name in ("chain", "joins", "donor"):
+        daemon.docker("rm", "-f", name)
+    none = daemon.sh("readlink /proc/self/ns/ipc; ls -d /dev/shm", "--ipc", "none", check=False).splitlines()
+    assert none[0] != os.readlink("/proc/self/ns/ipc")
+    assert "No such file" in none[1]
+    with_uts = daemon.sh("hostname; cat /proc/sys/kernel/domainname", "--uts", "host").splitlines()
+    assert with_uts == [os.uname().nodename, Path("/proc/sys/kernel/domainname").read_text().strip()]
+    named = daemon.sh("hostname; cat /proc/sys/kernel/domainname", "-h", "web", "--domainname", "x.org")
+    assert named.splitlines() == ["web", "x.org"]
+    for options, message in {
+        ("--uts", "host", "-h", "x"): "conflicting options: hostname and the UTS mode",
+        ("--ipc", "container:"): "invalid IPC mode",
+        ("--pid", "container:"): "invalid PID mode",
+    }.items():
+        assert message in daemon.refused(*options, "box", "true"), options
+
+
+def test_sysctls_of_the_containers_own_namespaces(daemon: Daemon) -> None:
+    asked = {
+        "net.ipv4.ip_forward": "1",
+        "kernel.shmmax": "12345",
+        "fs.mqueue.msg_max": "11",
+        "kernel.msgmax": "777",
+    }
+    options = [part for name, value in asked.items() for part in ("--sysctl", f"{name}={value}")]
+    script = "; ".join(f"cat /proc/sys/{name.replace('.', '/')}" for name in asked)
+    assert daemon.sh(script, *options).split() == list(asked.values())
+    for options, message in (
+        (("--sysctl", "kernel.core_pattern=x"), "is not allowed"),
+        (("--sysctl", "net.ipv4.ip_forward=1", "--network", "host"), "not allowed in host network namespace"),
+        (("--sysctl", "kernel.shmmax=1", "--ipc", "host"), "not allowed in the hosts ipc namespace"),
+        (("--sysctl", "kernel.shm_rmid_forced=1+kernel.core_pattern=x"), "kernel.shm_rmid_forced"),
+        (("--sysctl", "net/../kernel/core_pattern=x"), "sysctl"),
+        (("--sysctl", "net.ipv4.nothing=1"), "sysctl"),
+    ):
+        assert message in daemon.refused(*options, "box", "true"), options
 
 
 def test_devices(daemon: Daemon) -> None:

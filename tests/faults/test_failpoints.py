@@ -66,6 +66,8 @@ WORK: dict[str, tuple[Command, ...]] = {
     "up": (UP, DOWN),
     "image": (
         ("docker", "load", "-qi", "{place}/busybox.tar"),
+        ("docker", "create", "--name", "one", "--mount", "type=image,src=busybox,dst=/i", "host.local/base", "true"),
+        ("docker", "rm", "one"),
         ("docker", "tag", "busybox", "busybox:other"),
         ("docker", "rmi", "busybox"),
         ("docker", "rmi", "busybox:other"),
@@ -115,6 +117,7 @@ PLACES = {
     "engine.pause.": "container",
     "engine.unpause.": "container",
     "engine.remove.volume": "container",
+    "engine.create.image_mount": "image",
     "cgroup.limits.updated": "container",
     "cgroup.container.frozen": "container",
     "cgroup.container.thawed": "container",

@@ -8,8 +8,8 @@ import pytest
 
 from pystack.engine.confine import confinement
 from pystack.engine.merge import merge
-from pystack.engine.validation import check_names
-from pystack.model.container import ContainerSpec, ImageConfig
+from pystack.engine.validation import check_modes, check_mounts, check_names, check_sysctls
+from pystack.model.container import ContainerSpec, ImageConfig, Mount
 from pystack.model.errors import InvalidInput
 from pystack.network.hosts import split_extra_host
 
@@ -70,3 +70,60 @@ def test_exec_privileged_has_the_containers_filter() -> None:
     assert exec_.seccomp == plain.seccomp != ""
     assert exec_.capabilities["effective"] > plain.capabilities["effective"]
     assert confinement(replace(SPEC, privileged=True)).seccomp == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("kernel.core_pattern", {}, "not in a separate kernel namespace"),
+        ("kernel.hostname", {}, "conflicts with the OCI"),
+        ("kernel.domainname", {"uts_mode": "host"}, "not in a separate kernel namespace"),
+        ("vm.swappiness", {}, "not in a separate kernel namespace"),
+        ("fs.file-max", {}, "not in a separate kernel namespace"),
+        ("net.core.somaxconn", {"network_mode": "host"}, "not allowed in host network namespace"),
+        ("kernel.shmmax", {"ipc_mode": "host"}, "not allowed in the hosts ipc namespace"),
+        ("fs.mqueue.msg_max", {"ipc_mode": "host"}, "not allowed in the hosts ipc namespace"),
+        ("net/../kernel/core_pattern", {}, "invalid sysctl"),
+        ("net..kernel", {}, "invalid sysctl"),
+        ("kernel.shm_rmid_forced=1+kernel.core_pattern", {}, "not in a separate kernel namespace"),
+    ],
+)
+def test_sysctls_of_the_host(name: str, changes: dict[str, object], message: str) -> None:
+    modes = {"network_mode": "bridge", "ipc_mode": "private", **changes}
+    with pytest.raises(InvalidInput, match=message):
+        check_sysctls(replace(SPEC, sysctls={name: "1"}, **modes))  # type: ignore[arg-type]
+
+
+def test_sysctls_of_the_containers_own() -> None:
+    names = ("net.core.somaxconn", "kernel.shmmax", "fs.mqueue.msg_max", "kernel.domainname")
+    check_sysctls(replace(SPEC, network_mode="bridge", ipc_mode="private", sysctls=dict.fromkeys(names, "1")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ipc_mode": "container:"}, "invalid IPC mode"),
+        ({"ipc_mode": "foo"}, "invalid IPC mode"),
+        ({"pid_mode": "container:"}, "invalid PID mode"),
+        ({"uts_mode": "container:x"}, "invalid UTS mode"),
+        ({"userns_mode": "private"}, "invalid userns mode"),
+        ({"cgroupns_mode": "foo"}, "invalid cgroup namespace mode"),
+        ({"uts_mode": "host", "hostname": "x"}, "hostname and the UTS mode"),
+        ({"uts_mode": "host", "domainname": "x"}, "domainname and the UTS mode"),
+    ],
+)
+def test_modes_that_are_none(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        check_modes(replace(SPEC, **{"ipc_mode": "private", **changes}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("subpath", ["/a", "..", "a/../../b", "./../x", "a\0b"])
+def test_subpaths_that_lead_out(subpath: str) -> None:
+    mount = Mount(type="volume", target="/m", source="v", subpath=subpath)
+    with pytest.raises(InvalidInput, match="relative path"):
+        check_mounts(replace(SPEC, mounts=(mount,)))
+
+
+def test_subpaths_that_stay() -> None:
+    for subpath in ("a", "a/b/", "a/../b", "./a", "..a"):
+        check_mounts(replace(SPEC, mounts=(Mount(type="volume", target="/m", source="v", subpath=subpath),)))
