@@ -7,6 +7,7 @@ with the daemon: the lock, the shim's connection, timers and waiters.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -122,6 +123,9 @@ class Container:
     removal_waiters: set[asyncio.Future[WaitResult]] = field(default_factory=set)
     awaiting_start: list[LateSession] = field(default_factory=list)  # attached before the start
     leftovers: bool = False  # a run may have left something that is not released yet
+    removers: int = 0  # calls that remove it right now
+    oom_kills: int = 0  # of the run, as far as told
+    end_oom_watch: Callable[[], None] | None = None
     restarting_by_hand: bool = False  # between the stop and the start of a restart: not to be removed by --rm
 
     @property

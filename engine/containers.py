@@ -84,7 +84,9 @@ class Containers:
         self, ref: str, *, resources: Resources | None, restart: RestartPolicy | None
     ) -> tuple[str, ...]:
         """Change limits (live when it runs) and the restart policy; returns warnings. See `engine.updating`."""
-        return await updating.update(self._services, self._get(ref), resources, restart)
+        return await updating.update(
+            self._services, self._lifecycle.oom, self._get(ref), resources, restart
+        )
 
     async def wait(
         self, ref: str, condition: str = "not-running", *, ready: Callable[[], None] | None = None

@@ -112,6 +112,7 @@ class Engine:
         services.events.close()
         for container in services.registry:
             container.cancel_backoff()
+            self._lifecycle.oom.end(container)
             if container.monitor is not None:
                 container.monitor.stop()
         await services.background.close()

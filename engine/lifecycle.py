@@ -14,6 +14,7 @@ from dataclasses import replace
 from pystack.engine import clock
 from pystack.engine.container import Container, ContainerRecord
 from pystack.engine.interface import WaitResult
+from pystack.engine.oom import OomReporter
 from pystack.engine.ports import ShimPort
 from pystack.engine.probing import Prober
 from pystack.engine.runtime.bundle import ExitRecord
@@ -40,6 +41,7 @@ class Lifecycle:
         self._services = services
         self._starter = Starter(services)
         self._prober = Prober(services)
+        self.oom = OomReporter(services)
         self.on_auto_remove = _no_removal
 
     # -- start --------------------------------------------------------------------------------------------------------
@@ -103,6 +105,7 @@ class Lifecycle:
         await self._starter.bind_sessions(container, shim)  # who attached while it was being started
         services.publish(container, "start")
         self._prober.begin(container, fresh=True)
+        self.oom.begin(container)
 
     async def _start_failed(self, container: Container, error: BaseException) -> None:
         """Record why; end those who attached. A container that never ran stays `created`, as in Docker."""
@@ -130,6 +133,7 @@ class Lifecycle:
         self._services.background.spawn(self._watch(container, shim), f"watch {container.name}")
         if container.record.state is ContainerState.RUNNING:
             self._prober.begin(container)
+        self.oom.begin(container)
 
     async def _watch(self, container: Container, shim: ShimPort) -> None:
         ended = await asyncio.shield(shim.exited)
@@ -144,6 +148,7 @@ class Lifecycle:
         services, before = self._services, container.record
         shim, container.shim = container.shim, None
         self._prober.end(container)
+        self.oom.end(container)
         ran_for = (
             asyncio.get_running_loop().time() - container.started_monotonic
             if container.started_monotonic
@@ -166,11 +171,11 @@ class Lifecycle:
             exit_code=ended["exit_code"],
             finished_at=ended["finished_at"],
             error=ended["error"],
-            oom_killed=ended["oom_killed"],
+            oom_killed=ended["oom_killed"] or before.oom_killed,
             sandbox="",
         )
         await self._record_exit(container, record)
-        if ended["oom_killed"]:
+        if ended["oom_killed"] and not container.oom_kills:
             services.publish(container, "oom")
         services.publish(container, "die", exitCode=str(ended["exit_code"]), execDuration=str(int(ran_for)))
         await self._release(container, shim)

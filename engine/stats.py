@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pwd
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pystack.engine import clock
 from pystack.engine.container import Container
@@ -15,23 +15,35 @@ from pystack.kernel.usage import ProcessFacts, network_counters, process_facts
 from pystack.model.errors import InvalidInput
 from pystack.model.observed import NEVER
 
+_TIMES = {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0}
+_THROTTLING = {"periods": 0, "throttled_periods": 0, "throttled_time": 0}
+#: CPU figures of what has not run: clients compute differences with them.
+NO_CPU: Mapping[str, object] = {"cpu_usage": _TIMES, "throttling_data": _THROTTLING}
+_BLOCK_LISTS = (
+    "io_service_bytes io_serviced io_queue io_service_time io_wait_time io_merged io_time sectors".split()  # noqa: SIM905
+)
+
+
+def _empty() -> dict[str, object]:
+    """The sample of a container that does not run: Docker's, all zeros and no times."""
+    return {
+        "read": NEVER,
+        "preread": NEVER,
+        "pids_stats": {},
+        "blkio_stats": {f"{name}_recursive": None for name in _BLOCK_LISTS},
+        "num_procs": 0,
+        "storage_stats": {},
+        "cpu_stats": NO_CPU,
+        "precpu_stats": NO_CPU,
+        "memory_stats": {},
+    }
+
 
 def sample(services: Services, container: Container) -> Stats:
     """One sample. A container that does not run has an empty one, as Docker's `stats --no-stream` shows it."""
     if not container.running or container.shim is None:
-        empty = {"read": NEVER, "preread": NEVER, "pids_stats": {}, "blkio_stats": {}, "num_procs": 0}
-        return Stats(
-            raw={**empty, "storage_stats": {}, "cpu_stats": {}, "precpu_stats": {}, "memory_stats": {}}
-        )
-    figures = services.cgroups.stats(container.id)
-    raw: dict[str, object] = {
-        "read": clock.now(),
-        "preread": NEVER,
-        "num_procs": 0,
-        "storage_stats": {},
-        "precpu_stats": {},
-        **figures,
-    }
+        return Stats(raw=_empty())
+    raw = {**_empty(), "read": clock.now(), **services.cgroups.stats(container.id)}
     if container.config.network_mode != "host":
         raw["networks"] = network_counters(container.shim.pid)
     return Stats(raw=raw)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pystack.engine.container import Container, ContainerRecord
+from pystack.engine.oom import OomReporter
 from pystack.engine.resources import check_limits, check_restart, merged, to_write, undoing
 from pystack.engine.services import Services
 from pystack.kernel.failpoints import failpoint
@@ -20,7 +21,11 @@ from pystack.model.states import ContainerState
 
 
 async def update(
-    services: Services, container: Container, resources: Resources | None, restart: RestartPolicy | None
+    services: Services,
+    oom: OomReporter,
+    container: Container,
+    resources: Resources | None,
+    restart: RestartPolicy | None,
 ) -> tuple[str, ...]:
     """Returns warnings. InvalidInput or Conflict in Docker's words; then everything is as it was before."""
     warnings: list[str] = []
@@ -46,6 +51,7 @@ async def update(
                 raise
             failpoint("engine.update.limits")
             await services.registry.amend(container, updating=False)
+            oom.begin(container)
     services.publish(container, "update")
     return tuple(dict.fromkeys(warnings))
 

@@ -202,6 +202,11 @@ def oom_kills(directories: Mapping[str, str]) -> int:
     return files.read_pairs(directories.get("memory", ""), "memory.oom_control").get("oom_kill", 0)
 
 
+def under_oom(directories: Mapping[str, str]) -> bool:
+    control = files.read_pairs(directories["memory"], "memory.oom_control")
+    return control.get("under_oom", 0) == 1 and control.get("oom_kill_disable", 0) == 1
+
+
 def is_frozen(directories: Mapping[str, str]) -> bool:
     return files.read(directories["freezer"], "freezer.state").strip() == "FROZEN"
 

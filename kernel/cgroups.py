@@ -394,6 +394,16 @@ class EngineCgroups:
             return cgroup_v2.oom_kills(self._directories(container_id)[0])
         return cgroup_v1.oom_kills(self._by_controller(container_id))
 
+    def memory_directory(self, container_id: str) -> str:
+        """Where the memory controller has the container."""
+        return self._main(container_id) if self._unified else self._by_controller(container_id)["memory"]
+
+    def under_oom(self, container_id: str) -> bool:
+        """v1: whether its processes wait for memory because the OOM killer is off for them."""
+        if self._unified or "memory" not in self.hierarchy.mounts:
+            return False
+        return cgroup_v1.under_oom(self._by_controller(container_id))
+
     def stats(self, container_id: str) -> dict[str, dict[str, object]]:
         """Docker's cpu_stats (with system_cpu_usage, online_cpus), memory_stats, blkio_stats, pids_stats; ns and bytes."""
         if self._unified:

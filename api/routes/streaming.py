@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import quote_plus
 
 import anyio
@@ -15,7 +12,7 @@ from aiohttp import WSMsgType, web
 from pystack.api import jsons
 from pystack.api.context import STREAMING, engine
 from pystack.api.errors import message_of
-from pystack.api.filters import flag, integer, parse_instant
+from pystack.api.filters import dimension, flag, integer, parse_instant
 from pystack.api.hijack import Hijacked, hijacked
 from pystack.api.streams import (
     frame,
@@ -28,7 +25,7 @@ from pystack.api.streams import (
 )
 from pystack.engine.interface import AttachSession, Containers, LogEntry, LogOptions, WaitResult
 from pystack.model.errors import Conflict, InvalidInput, NotFound
-from pystack.model.observed import NEVER
+from pystack.model.observed import ContainerView
 from pystack.model.states import ContainerState
 
 _CONDITIONS = {"not-running", "next-exit", "removed"}
@@ -123,22 +120,21 @@ async def logs(request: web.Request) -> web.StreamResponse:
     return response
 
 
-def _now() -> str:
-    now = time.time_ns()
-    return datetime.fromtimestamp(now // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{now % 10**9:09d}Z"
+class _Sampler:
+    """The samples of one container for one client: each bears the CPU figures of the one before."""
 
+    def __init__(self, containers: Containers, view: ContainerView) -> None:
+        self._containers, self._id = containers, view.id
+        self._names = {"name": f"/{view.name}", "id": view.id}
+        self._before: Mapping[str, object] | None = None
 
-_NOTHING: dict[str, Any] = {"cpu_stats": {}, "memory_stats": {}, "pids_stats": {}, "blkio_stats": {}}
-
-
-async def _sample(containers: Containers, ref: str) -> dict[str, Any]:
-    """One sample; zeros for a container that does not run."""
-    try:
-        raw = dict((await containers.stats(ref)).raw)
-    except Conflict:
-        raw = dict(_NOTHING)
-    raw.setdefault("read", _now())
-    return raw
+    async def take(self) -> bytes:
+        """One line of JSON. NotFound when the container has been removed."""
+        sample = {**(await self._containers.stats(self._id)).raw, **self._names}
+        before, self._before = self._before, sample
+        if before is not None:
+            sample |= {"preread": before["read"], "precpu_stats": before["cpu_stats"]}
+        return jsons.dumps(sample) + b"\n"
 
 
 async def stats(request: web.Request) -> web.StreamResponse:
@@ -149,40 +145,28 @@ async def stats(request: web.Request) -> web.StreamResponse:
     if stream and one_shot:
         raise InvalidInput("cannot have stream=true and one-shot=true")
     view = await containers.inspect(ref)
-    names = {"name": f"/{view.name}", "id": view.id}
     running = view.state in {ContainerState.RUNNING, ContainerState.PAUSED}
-    before: dict[str, Any] = {}
-
-    def combined(sample: dict[str, Any]) -> bytes:
-        both = sample | names
-        both["preread"] = before.get("read", NEVER)
-        both["precpu_stats"] = before.get("cpu_stats", {})
-        return jsons.dumps(both) + b"\n"
-
+    sampler = _Sampler(containers, view)
     with until_client_leaves(request):
         if not stream:
             if running and not one_shot:
-                before = await _sample(containers, view.id)
+                await sampler.take()
                 await asyncio.sleep(1)
-            body = combined(await _sample(containers, view.id))
-            return web.Response(body=body, headers={"Content-Type": "application/json"})
+            return web.Response(body=await sampler.take(), headers={"Content-Type": "application/json"})
         response = await open_stream(request)
         while True:
             try:
-                sample = await _sample(containers, view.id)
+                line = await sampler.take()
             except NotFound:
                 break  # removed while watched: the stream ends
-            await response.write(combined(sample))
-            before = sample
+            await response.write(line)
             await asyncio.sleep(1)
         await response.write_eof()
     return response
 
 
 async def resize(request: web.Request) -> web.Response:
-    rows, columns = integer(request.query, "h"), integer(request.query, "w")
-    if rows is None or columns is None:
-        raise InvalidInput("invalid resize: both h and w are needed")
+    rows, columns = dimension(request.query, "h"), dimension(request.query, "w")
     await engine(request).containers.resize(request.match_info["id"], rows=rows, columns=columns)
     return web.Response()
 

@@ -156,7 +156,12 @@ class FakeContainers:
 
     async def stats(self, ref: str) -> Stats:
         return Stats(
-            raw={"read": TIME, "cpu_stats": {"cpu_usage": {"total_usage": 5}}, "memory_stats": {"usage": 7}}
+            raw={
+                "read": TIME,
+                "precpu_stats": {},
+                "cpu_stats": {"cpu_usage": {"total_usage": 5}},
+                "memory_stats": {"usage": 7},
+            }
         )
 
     async def inspect(self, ref: str) -> ContainerView:
