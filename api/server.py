@@ -1,4 +1,4 @@
-"""The HTTP server: an engine goes in, Docker's API (and further routes) come out on a unix socket.
+"""The HTTP server: an engine goes in, Docker's API (and further routes) come out on unix sockets, and on TCP with TLS.
 
 Every path is served bare and below /v1.24 … /v1.50: the version is cut off before routing, so that there is one table.
 """
@@ -6,11 +6,9 @@ Every path is served bare and below /v1.24 … /v1.50: the version is cut off be
 from __future__ import annotations
 
 import asyncio
-import grp
 import logging
-import os
 import socket
-import stat
+import ssl
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,12 +18,10 @@ from yarl import URL
 from pystack.api.context import ASKED_VERSION, ENGINE, FACTS, LASTING, DaemonFacts
 from pystack.api.hijack import Connection
 from pystack.api.middleware import docker_replies
-from pystack.api.routes import containers, events, images, networks, streaming, system, volumes
+from pystack.api.routes import archive, containers, events, images, networks, streaming, system, volumes
 from pystack.api.routes import exec as execs
 from pystack.api.versioning import split_version
 from pystack.engine.interface import Engine
-from pystack.kernel.failpoints import failpoint
-from pystack.model.errors import EngineError
 
 log = logging.getLogger("pystack.api")
 
@@ -34,8 +30,6 @@ GRACE = 2.0
 _READ_BUFFER = 1 << 20
 #: Longest request line and header: Compose puts many labels into one filter.
 _MAX_LINE = 64 << 10
-#: Groups whose members may use the socket, as with Docker: being in one is as good as being root.
-_GROUPS = ("pystack", "docker")
 
 
 def build_app(engine: Engine, facts: DaemonFacts) -> web.Application:
@@ -44,7 +38,7 @@ def build_app(engine: Engine, facts: DaemonFacts) -> web.Application:
     app[ENGINE] = engine
     app[FACTS] = facts
     app[LASTING] = set()
-    for module in (system, containers, streaming, execs, images, networks, volumes, events):
+    for module in (system, containers, archive, streaming, execs, images, networks, volumes, events):
         app.router.add_routes(module.ROUTES)
     return app
 
@@ -69,7 +63,7 @@ class _Runner(web.AppRunner):
 
 
 class ApiServer:
-    """Serves an application on unix sockets. `start` returns once they accept connections."""
+    """Serves an application on listening sockets. `start` returns once they accept connections."""
 
     def __init__(self, app: web.Application) -> None:
         self._runner = _Runner(
@@ -84,16 +78,30 @@ class ApiServer:
         self._lasting = app[LASTING]
         self._listeners: list[asyncio.Server] = []
 
-    async def start(self, sockets: Iterable[socket.socket]) -> None:
-        await self._runner.setup()
+    async def start(self, sockets: Iterable[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """Accept on more sockets, with TLS on all of them when there is a context."""
+        if self._runner.server is None:
+            await self._runner.setup()
         server = self._runner.server
         assert server is not None, "setup makes it"
         loop = asyncio.get_running_loop()
         options = {**server._kwargs, "loop": loop}
+
+        def connection() -> asyncio.Protocol:
+            return Connection(server, **options)
+
+        def with_tls() -> asyncio.BaseProtocol:
+            from pystack.api.tls import HalfClosing
+
+            assert tls is not None, "chosen below"
+            return HalfClosing(connection, tls)
+
         for sock in sockets:
-            listener = await loop.create_unix_server(
-                lambda: Connection(server, **options), sock=sock, backlog=1024
-            )
+            if sock.family == socket.AF_UNIX:
+                listener = await loop.create_unix_server(connection, sock=sock, backlog=1024)
+            else:
+                assert tls is not None, "TCP is served with TLS only"
+                listener = await loop.create_server(with_tls, sock=sock, backlog=1024)  # type: ignore[arg-type]
             self._listeners.append(listener)
 
     async def stop(self) -> None:
@@ -103,58 +111,3 @@ class ApiServer:
         for task in self._lasting:
             task.cancel()
         await self._runner.cleanup()
-
-
-def bind_socket(path: str) -> socket.socket:
-    """A listening unix socket at `path`, 0600, or 0660 for the first group of `pystack` and `docker` that exists.
-
-    A socket file that is left over from a daemon that died is replaced; whoever calls holds the instance's lock.
-    """
-    if len(os.fsencode(path)) > 107:
-        raise EngineError(
-            f"cannot listen on {path}: a unix socket's path has at most 107 bytes", hint="set PYSTACK_HOST"
-        )
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        _remove_stale(path)
-        sock.bind(path)
-        failpoint("api.socket.bound")
-        for name in _GROUPS:
-            try:
-                group = grp.getgrnam(name).gr_gid
-            except KeyError:
-                continue
-            os.chown(path, -1, group)
-            os.chmod(path, 0o660)
-            break
-        sock.listen(1024)
-    except OSError as error:
-        sock.close()
-        raise EngineError(f"cannot listen on {path}: {error.strerror}") from error
-    except EngineError:
-        sock.close()
-        raise
-    finally:
-        os.umask(before)
-    sock.setblocking(False)
-    return sock
-
-
-def _remove_stale(path: str) -> None:
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise EngineError(f"cannot listen on {path}: it exists and is no socket")
-    except FileNotFoundError:
-        return
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.connect(path)
-    except ConnectionRefusedError:
-        os.unlink(path)
-    except OSError as error:
-        raise EngineError(f"cannot listen on {path}: {error.strerror}") from error
-    else:
-        raise EngineError(f"cannot listen on {path}: another program answers there")
-    finally:
-        probe.close()

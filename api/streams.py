@@ -7,8 +7,9 @@ stdcopy). A stream ends when its source ends or when the client leaves, whicheve
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 
 import anyio
@@ -20,11 +21,15 @@ from pystack.api.errors import message_of
 from pystack.api.hijack import ClientStream, Connection
 from pystack.api.versioning import HEADERS
 from pystack.engine.interface import AttachSession
+from pystack.model.errors import PystackError
+
+log = logging.getLogger("pystack.api")
 
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 _NUMBER = {"stdin": 0, "stdout": 1, "stderr": 2}
+_PIECE = 1 << 20
 _HEADER = struct.Struct(">BxxxI")
 
 
@@ -77,6 +82,40 @@ async def open_stream(
     request[STREAMING] = True
     await response.prepare(request)
     await response.write(b"")  # aiohttp keeps headers back until the first write
+    return response
+
+
+async def body_chunks(request: web.Request) -> AsyncIterator[bytes]:
+    """The request's body as it comes."""
+    async for chunk in request.content.iter_chunked(_PIECE):
+        yield chunk
+
+
+async def byte_stream(
+    request: web.Request,
+    chunks: AsyncIterator[bytes],
+    content_type: str,
+    headers: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    """Bytes as they come, until the client leaves. An error before the first is an ordinary HTTP error; after a later one
+    the connection is cut, so that nobody takes half of it for the whole.
+    """
+    with until_client_leaves(request):
+        first = await anext(chunks, b"")
+        request[STREAMING] = True
+        response = web.StreamResponse(headers={"Content-Type": content_type, **(headers or {}), **HEADERS})
+        await response.prepare(request)
+        await response.write(first)
+        try:
+            async for chunk in chunks:
+                await response.write(chunk)
+        except PystackError as error:
+            log.warning("%s ends too early: %s", request.path, error)
+            response.force_close()
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        await response.write_eof()
     return response
 
 

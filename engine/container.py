@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from pystack.engine.sessions import LateSession
 
 
+#: How long a start or removal waits for a copy into the container, seconds.
+WRITING_WAIT = 30.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountRecord:
     """A mount as it was materialised at create: what was asked, and what it became on the host."""
@@ -110,6 +114,8 @@ class Container:
     record: ContainerRecord
     instance: Instance
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: Held while files are put into a container that does not run; taken with `lock` held, and never waited for then.
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     shim: ShimPort | None = None
     restarts: RestartManager = field(default_factory=RestartManager)
     started_monotonic: float = 0.0
@@ -175,14 +181,29 @@ class Container:
             raise EngineError(f"cannot reach the shim of container {self.name}", hint="kill and start it")
         return self.shim
 
+    async def written(self, what: str) -> None:
+        """Wait until nobody writes to its files while it does not run. Conflict, "cannot `what` …", if that lasts."""
+        if not self.writing.locked():
+            return
+        try:
+            async with asyncio.timeout(WRITING_WAIT):
+                async with self.writing:
+                    pass
+        except TimeoutError:
+            raise Conflict(
+                f"cannot {what} container {self.name}: files are being copied into it",
+                hint="wait for the copy to end, or end it",
+            ) from None
+
     def notify_exit(self) -> None:
         """Wake everybody who waits for an exit of this container."""
         result = WaitResult(exit_code=self.record.exit_code, error=self.record.error)
         _resolve(self.exit_waiters, result)
 
     def notify_removed(self) -> None:
+        """Wake those who wait for the end too. A removal that worked carries no error, whatever the last start said."""
         self.notify_exit()
-        _resolve(self.removal_waiters, WaitResult(exit_code=self.record.exit_code, error=self.record.error))
+        _resolve(self.removal_waiters, WaitResult(exit_code=self.record.exit_code, error=""))
 
     def cancel_backoff(self) -> None:
         """Forget a restart that is due. The task that runs the restart itself may call this and is spared."""

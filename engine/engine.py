@@ -19,6 +19,7 @@ from pystack.engine.creation import Creation
 from pystack.engine.events import EventBus
 from pystack.engine.execs import Execs
 from pystack.engine.facades import Networks
+from pystack.engine.files import Files
 from pystack.engine.lifecycle import Lifecycle
 from pystack.engine.recovery import Recovery
 from pystack.engine.runtime.client import Launcher, ShimProcess
@@ -45,6 +46,7 @@ class Engine:
         self._services, self._store, self._lifecycle = services, store, lifecycle
         self._containers = containers
         self._networks = Networks(services)
+        self._files = Files(services)
 
     @classmethod
     @asynccontextmanager
@@ -84,6 +86,10 @@ class Engine:
     @property
     def images(self) -> ImageService:
         return self._services.images
+
+    @property
+    def files(self) -> Files:
+        return self._files
 
     @property
     def events(self) -> EventBus:

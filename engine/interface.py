@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -171,6 +172,61 @@ class Images(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathStat:
+    """What a path of a container names. `mode` is an st_mode; `link_target` is absolute, "" for what is not a link."""
+
+    name: str
+    size: int
+    mode: int
+    mtime_ns: int
+    link_target: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathChange:
+    """A path that differs from the image's. `kind` is Docker's: 0 changed, 1 added, 2 deleted."""
+
+    path: str
+    kind: int
+
+
+class Files(Protocol):
+    """The files of containers, running or not. Paths are the container's; a tar stream ends when its block does."""
+
+    async def stat(self, ref: str, path: str) -> PathStat: ...
+    def archive(
+        self, ref: str, path: str
+    ) -> AbstractAsyncContextManager[tuple[PathStat, AsyncIterator[bytes]]]:
+        """The file, link or directory with all below it, mounts included, as a tar."""
+        ...
+
+    async def extract(
+        self,
+        ref: str,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        keep_kinds: bool = False,
+        copy_owner: bool = False,
+    ) -> None:
+        """Put a tar (gzip, bzip2, xz, zstd or plain) into the directory `path`.
+
+        `keep_kinds`: no directory is replaced by a file or the other way round. `copy_owner`: all of it gets the
+        container's user instead of the archive's owners.
+        """
+        ...
+
+    def export(self, ref: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The container's own root file system as a tar, without what is mounted in it."""
+        ...
+
+    async def changes(self, ref: str) -> builtins.list[PathChange]: ...
+    async def size(self, ref: str) -> int:
+        """Bytes of what the container has written into its own layer."""
+        ...
+
+
 class Events(Protocol):
     def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> Event: ...
     def subscribe(
@@ -189,6 +245,8 @@ class Engine(Protocol):
     def volumes(self) -> Volumes: ...
     @property
     def images(self) -> Images: ...
+    @property
+    def files(self) -> Files: ...
     @property
     def events(self) -> Events: ...
     async def info(self) -> dict[str, object]:

@@ -73,6 +73,7 @@ class Lifecycle:
 
     async def _launch(self, container: Container) -> None:
         """One run, with the intent recorded before and the outcome after. The lock is held."""
+        await container.written("start")
         services, record = self._services, container.record
         container.leftovers = True
         began = replace(record, starting=True, run=record.run + 1, error="", oom_killed=False)

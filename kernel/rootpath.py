@@ -135,6 +135,34 @@ class Root:
         finally:
             os.close(parent)
 
+    def resolved(self, path: Path) -> bytes:
+        """The absolute path without links, as far as it exists; what a link that leads nowhere names is kept.
+
+        For showing only: by the time that it is read it may be wrong. ELOOP after as many links as the kernel follows.
+        """
+        left = [part for part in reversed(_bytes(path).split(b"/")) if part not in {b"", b"."}]
+        done: list[bytes] = []
+        for _ in range(_MAX_LINKS + 1):
+            while left:
+                part = left.pop()
+                if part == b"..":
+                    del done[-1:]
+                    continue
+                try:
+                    target = self.readlink(b"/" + b"/".join([*done, part]))
+                except OSError as error:
+                    if error.errno not in {errno.EINVAL, errno.ENOENT, errno.ENOTDIR}:
+                        raise
+                    done.append(part)
+                    continue
+                if target.startswith(b"/"):
+                    done.clear()
+                left += [part for part in reversed(target.split(b"/")) if part not in {b"", b"."}]
+                break
+            else:
+                return b"/" + b"/".join(done)
+        raise OSError(errno.ELOOP, "cannot follow so many links", path)
+
     def listdir(self, path: Path = ".") -> list[bytes]:
         fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -389,6 +417,15 @@ class Root:
                 seen.add(key)
             total += info.st_blocks * 512
         return total
+
+    def content_size(self, path: Path = ".") -> int:
+        """Bytes of the files below `path` as their owners see them, as Docker counts; an inode counts once."""
+        sizes = {
+            (info.st_dev, info.st_ino): info.st_size
+            for _, info in self.walk(path)
+            if not stat_bits.S_ISDIR(info.st_mode)
+        }
+        return sum(sizes.values())
 
 
 def _make_one(fd: int, name: bytes, mode: int, uid: int, gid: int) -> int:

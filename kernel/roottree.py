@@ -27,6 +27,12 @@ PlaceAction = Callable[[str], None]
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _STEP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _STEP_RESOLVE = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
+#: f_type of file systems without content of their own (<linux/magic.h>): proc, sysfs, cgroup, cgroup2, devpts, mqueue,
+#: debugfs, tracefs, bpf, securityfs, efivarfs, pstore, nsfs, binfmt_misc, configfs, selinux, autofs, fusectl.
+_KERNEL_FS = frozenset(
+    (0x9FA0, 0x62656572, 0x27E0EB, 0x63677270, 0x1CD1, 0x19800202, 0x64626720, 0x74726163, 0xCAFE4A11,
+     0x73636673, 0xDE5E81E4, 0x6165676C, 0x6E736673, 0x42494E4D, 0x62656570, 0xF97CFF8C, 0x0187, 0x65735543)
+)  # fmt: skip
 #: Extended attributes that mean something to overlayfs and must never come from, or go into, a container's tree.
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 
@@ -50,13 +56,20 @@ def step_into(fd: int, name: bytes) -> int:
 # Removing
 
 
-def remove_at(parent: int, name: bytes) -> None:
-    """Remove entry `name` of directory `parent` with all below it. Missing is fine; Conflict when a mount is in the way."""
+def remove_at(parent: int, name: bytes, *, foreign: bool = False) -> None:
+    """Remove entry `name` of directory `parent` with all below it. Missing is fine; Conflict when a mount is in the way.
+
+    `foreign`: the directory is reached through the mounts of another namespace. There the kernel would take a mount off
+    whose place is removed (mount_namespaces(7)), and our mount table says nothing: every entry is looked at instead.
+    """
     try:
         info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if foreign:
+            _refuse_mount(parent, name)
     except FileNotFoundError:
         return
-    _refuse_mounts(os.readlink(f"/proc/self/fd/{parent}".encode()), name)
+    if not foreign:
+        _refuse_mounts(os.readlink(f"/proc/self/fd/{parent}".encode()), name)
     if not stat_bits.S_ISDIR(info.st_mode):
         _unlink(parent, name)
         return
@@ -65,10 +78,18 @@ def remove_at(parent: int, name: bytes) -> None:
     except OSError as error:
         raise _explain(error, parent, name) from error
     try:
-        _empty(top)
+        _empty(top, foreign=foreign)
     finally:
         os.close(top)
     _rmdir(parent, name)
+
+
+def _refuse_mount(parent: int, name: bytes) -> None:
+    """Raise Conflict when this very entry is a mount point where `parent` lies."""
+    try:
+        os.close(openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, 0, RESOLVE_NO_XDEV))
+    except OSError as error:
+        raise _explain(error, parent, name) from error
 
 
 def _refuse_mounts(directory: bytes, name: bytes) -> None:
@@ -129,7 +150,7 @@ def _identity(fd: int) -> tuple[int, int]:
     return info.st_dev, info.st_ino
 
 
-def _clear_files(fd: int) -> list[bytes]:
+def _clear_files(fd: int, *, foreign: bool) -> list[bytes]:
     """Unlink everything in the directory but directories, whose names are returned."""
     directories = []
     with os.scandir(fd) as entries:
@@ -138,18 +159,20 @@ def _clear_files(fd: int) -> list[bytes]:
             if entry.is_dir(follow_symlinks=False):
                 directories.append(name)
             else:
+                if foreign:
+                    _refuse_mount(fd, name)
                 _unlink(fd, name)
     return directories
 
 
-def _empty(top: int) -> None:
+def _empty(top: int, *, foreign: bool) -> None:
     """Remove all below a directory. One descriptor at any depth: the way up is "..", checked by device and inode.
 
     Someone who moves the directory that we are in gets an error, never a deletion elsewhere.
     """
     here = os.dup(top)
     above: list[tuple[tuple[int, int], list[bytes], bytes]] = []  # identity, names left, name we are in
-    identity, left = _identity(here), _clear_files(here)
+    identity, left = _identity(here), _clear_files(here, foreign=foreign)
     try:
         while True:
             if left:
@@ -163,7 +186,7 @@ def _empty(top: int) -> None:
                 above.append((identity, left, name))
                 os.close(here)
                 here = below
-                identity, left = _identity(here), _clear_files(here)
+                identity, left = _identity(here), _clear_files(here, foreign=foreign)
                 continue
             if not above:
                 return
@@ -183,27 +206,48 @@ def _empty(top: int) -> None:
 
 def walk(top: int) -> Iterator[tuple[bytes, os.stat_result]]:
     """(relative path, lstat) of all entries below `top`, a directory before its content. Mounts are not entered."""
+    return ((path, info) for path, _, _, info in entries(top))
+
+
+def entries(top: int, *, mounts: bool = False) -> Iterator[tuple[bytes, int, bytes, os.stat_result]]:
+    """(relative path, descriptor of its directory, name, lstat) of all below `top`, sorted within each directory.
+
+    The descriptor is good until the next step. Without `mounts` no mount point is entered; with it all are but those of
+    the kernel's own file systems, which look empty. What disappears or is replaced meanwhile is left out.
+    """
+    resolve = _STEP_RESOLVE | RESOLVE_IN_ROOT
+    if mounts:
+        resolve &= ~RESOLVE_NO_XDEV
     pending: list[bytes] = [b""]
     while pending:
         path = pending.pop()
         try:
-            here = openat2(top, path or b".", _STEP, 0, _STEP_RESOLVE | RESOLVE_IN_ROOT)
+            here = openat2(top, path or b".", _STEP, 0, resolve)
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV} and path:
                 continue
             raise
         try:
+            if mounts and is_kernel_fs(here):
+                continue
+            below = []
             for name in sorted(os.fsencode(name) for name in os.listdir(here)):
                 entry = path + b"/" + name if path else name
                 try:
                     info = os.stat(name, dir_fd=here, follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                yield entry, info
+                yield entry, here, name, info
                 if stat_bits.S_ISDIR(info.st_mode):
-                    pending.append(entry)
+                    below.append(entry)
+            pending += reversed(below)
         finally:
             os.close(here)
+
+
+def is_kernel_fs(fd: int) -> bool:
+    """Whether `fd` lies on a file system that is a view of the kernel: reading and writing there is doing something."""
+    return syscalls.fstatfs_type(fd) in _KERNEL_FS
 
 
 # Copying

@@ -5,6 +5,8 @@ Sources: docker/go-units `HumanDuration`, moby `container/state.go` String.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from pystack.api.filters import instant_ns
 from pystack.model.observed import NEVER, ContainerView
 from pystack.model.states import ContainerState, Health
@@ -18,6 +20,13 @@ def unix_seconds(text: str) -> int:
         return instant_ns(text) // 10**9
     except ValueError:
         return 0
+
+
+def rfc3339(ns: int) -> str:
+    """Nanoseconds since the epoch as RFC 3339 in UTC, without zeros at the end; the year is 1 to 9999, as in Go's JSON."""
+    seconds, rest = divmod(min(max(ns, -62135596800 * 10**9), 253402300799 * 10**9), 10**9)
+    text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text:0>19}" + (f".{rest:09}".rstrip("0") if rest else "") + "Z"
 
 
 def human_duration(ns: int) -> str:

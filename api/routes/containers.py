@@ -170,10 +170,5 @@ ROUTES = [
     web.delete("/containers/{id}", remove),
     web.get("/containers/{id}/top", top, allow_head=False),
     web.post("/containers/{id}/exec", exec_create),
-    web.get("/containers/{id}/changes", not_yet, allow_head=False),
-    web.get("/containers/{id}/export", not_yet, allow_head=False),
-    web.get("/containers/{id}/archive", not_yet, allow_head=False),
-    web.head("/containers/{id}/archive", not_yet),
-    web.put("/containers/{id}/archive", not_yet),
     web.get("/containers/{id}/checkpoints", not_yet, allow_head=False),
 ]
