@@ -155,6 +155,4 @@ def log_config(part: ServicePart) -> LogConfig:
     log = part.logging
     if log is None:
         return LogConfig()
-    return LogConfig(
-        driver=log.driver or "json-file", options={k: v or "" for k, v in (log.options or {}).items()}
-    )
+    return LogConfig(driver=log.driver or "", options={k: v or "" for k, v in (log.options or {}).items()})

@@ -20,12 +20,16 @@ Path: TypeAlias = tuple[str | int, ...]
 
 @dataclass(slots=True, eq=False)
 class Source:
-    """One file. `path` is absolute ("-" for standard input), `display` is what messages call it."""
+    """One file. `path` is absolute ("-" for standard input), `display` is what messages call it.
+
+    `tagged`: the parser saw !reset or !override in it.
+    """
 
     path: str
     display: str
     text: str
     directory: str
+    tagged: bool = False
     _lines: list[str] | None = None
 
     @property
@@ -80,8 +84,8 @@ def plain(node: Node) -> Any:
     if isinstance(node, Scalar):
         return node.value
     if isinstance(node, Mapping):
-        return {key: plain(value) for key, value in node.items.items()}
-    return [plain(item) for item in node.items]
+        return {k: v.value if isinstance(v, Scalar) else plain(v) for k, v in node.items.items()}
+    return [v.value if isinstance(v, Scalar) else plain(v) for v in node.items]
 
 
 def scalar_at(value: Value, near: Node) -> Scalar:
@@ -109,6 +113,13 @@ def with_items(node: Mapping, items: dict[str, Node], keys: dict[str, Scalar] | 
     return Mapping(items, marks, node.source, node.line, node.column, node.tag)
 
 
+def with_changes(node: Mapping, changed: dict[str, Node]) -> Mapping:
+    """The mapping with some of its values replaced; itself when none is."""
+    if not changed:
+        return node
+    return Mapping({**node.items, **changed}, node.keys, node.source, node.line, node.column, node.tag)
+
+
 def is_null(node: Node | None) -> bool:
     return node is None or (isinstance(node, Scalar) and node.value is None)
 
@@ -130,21 +141,24 @@ def entries(node: Node | None) -> Iterator[tuple[str, Node]]:
 
 def edit(node: Node, path: Iterable[str], change: Callable[[Node], Node]) -> Node:
     """The document with `change` applied to what lies at the path; "*" stands for every key. Absent: unchanged."""
-    steps = tuple(path)
-    if not steps:
+    return _edited(node, tuple(path), 0, change)
+
+
+def _edited(node: Node, path: tuple[str, ...], depth: int, change: Callable[[Node], Node]) -> Node:
+    if depth == len(path):
         return change(node)
     if not isinstance(node, Mapping):
         return node
-    names = list(node.items) if steps[0] == "*" else [steps[0]] if steps[0] in node.items else []
+    step, items = path[depth], node.items
     changed: dict[str, Node] = {}
-    for name in names:
-        before = node.items[name]
-        after = edit(before, steps[1:], change)
+    for name in items if step == "*" else (step,):
+        before = items.get(name)
+        if before is None:
+            continue
+        after = _edited(before, path, depth + 1, change)
         if after is not before:
             changed[name] = after
-    if not changed:
-        return node
-    return Mapping({**node.items, **changed}, node.keys, node.source, node.line, node.column, node.tag)
+    return with_changes(node, changed)
 
 
 def locate(root: Node, path: Path, *, key: bool = False) -> Node:

@@ -9,14 +9,15 @@ sign before anything else stays.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pystack.stackfile.document import Mapping, Node, Path, Reporter, Scalar, Sequence
+from pystack.stackfile.document import Mapping, Node, Path, Reporter, Scalar, Sequence, with_changes
 
 Lookup = Callable[[str], str | None]
 
 _NAME = re.compile(r"[_a-zA-Z][_a-zA-Z0-9]*")
+_BRACES = re.compile(r"\$\$|\$\{|\}")
 _OPERATORS = (":-", ":?", ":+", "-", "?", "+")
 _MAX_NESTING = 50
 
@@ -113,19 +114,28 @@ class Mention:
     presence: str = ""
 
 
-def mentions(node: Node) -> Iterator[Mention]:
-    """Every variable that the values of a document mention, in file order; what cannot be read is passed over."""
-    pending: list[Node] = [node]
+def templates(document: Node) -> list[str]:
+    """Every value of a document that holds a dollar sign, in file order."""
+    found: list[str] = []
     seen: set[int] = set()
-    while pending:
-        here = pending.pop()
-        if isinstance(here, Scalar):
-            if isinstance(here.value, str) and "$" in here.value:
-                yield from _mentioned(here.value, 0)
-        elif id(here) not in seen:
-            seen.add(id(here))
-            below = here.items.values() if isinstance(here, Mapping) else here.items
-            pending.extend(reversed(list(below)))
+
+    def walk(nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            if isinstance(node, Scalar):
+                if isinstance(node.value, str) and "$" in node.value:
+                    found.append(node.value)
+            elif id(node) not in seen:
+                seen.add(id(node))
+                walk(node.items.values() if isinstance(node, Mapping) else node.items)
+
+    walk((document,))
+    return found
+
+
+def mentions(texts: Iterable[str]) -> Iterator[Mention]:
+    """Every variable that the texts mention, in their order; what cannot be read is passed over."""
+    for text in texts:
+        yield from _mentioned(text, 0)
 
 
 def _mentioned(text: str, depth: int) -> Iterator[Mention]:
@@ -169,20 +179,13 @@ def _bad(expression: str) -> TemplateError:
 def _closing(text: str, start: int) -> int:
     """Index of the brace that closes the expression whose body begins at `start`."""
     depth = 1
-    position = start
-    while position < len(text):
-        if text.startswith("$$", position):
-            position += 2
-            continue
-        if text.startswith("${", position):
+    for token in _BRACES.finditer(text, start):
+        if token.group() == "${":
             depth += 1
-            position += 2
-            continue
-        if text[position] == "}":
+        elif token.group() == "}":
             depth -= 1
             if not depth:
-                return position
-        position += 1
+                return token.start()
     raise TemplateError(
         "a variable expression is not closed",
         text[start - 2 :][:40],
@@ -220,10 +223,14 @@ class _Walk:
             if all(a is b for a, b in zip(items, node.items, strict=True)):
                 return node
             return Sequence(items, node.source, node.line, node.column, node.tag)
-        pairs = {key: self.node(value, (*path, key)) for key, value in node.items.items()}
-        if all(pairs[key] is value for key, value in node.items.items()):
-            return node
-        return Mapping(pairs, node.keys, node.source, node.line, node.column, node.tag)
+        changed: dict[str, Node] = {}
+        for key, value in node.items.items():
+            if isinstance(value, Scalar) and not (isinstance(value.value, str) and "$" in value.value):
+                continue
+            after = self.node(value, (*path, key))
+            if after is not value:
+                changed[key] = after
+        return with_changes(node, changed)
 
     def _scalar(self, node: Scalar, text: str, path: Path) -> Node:
         told: set[str] = set()

@@ -17,7 +17,7 @@ from pystack.stackfile.checks import check, check_runnable
 from pystack.stackfile.diagnostics import Diagnostic, did_you_mean
 from pystack.stackfile.document import Mapping, Node, Reporter, Scalar, Sequence, Source, child, with_items
 from pystack.stackfile.extends import extend
-from pystack.stackfile.interpolate import Lookup, interpolate, mentions
+from pystack.stackfile.interpolate import Lookup, interpolate, templates
 from pystack.stackfile.merge import merge, unique, untagged
 from pystack.stackfile.normalise import normalise
 from pystack.stackfile.paths import absolute
@@ -133,7 +133,7 @@ def _resolve(
         environments=environments,
         labels=all_labels,
         variables=variables,
-        mentions=tuple(m for raw in parsed for m in mentions(raw)),
+        templates=tuple(text for raw in parsed for text in templates(raw)),
         profiles=tuple(sorted(profiles)),
         view=view,
         warnings=tuple(reporter.findings.warnings),
@@ -203,8 +203,11 @@ class _Documents:
             document = extend(document, self._load_extended(variables), self.reporter)
             for below in base:
                 out = below if out is None else merge(out, below, self.reporter)
-            fresh = untagged(document) if out is None else merge(out, document, self.reporter)
-            out = fresh if fresh is not None else out
+            if out is not None:
+                out = merge(out, document, self.reporter)
+            else:  # the walk over all of it is saved where no file has a tag
+                tagged = any(source.tagged for source in self.sources.values())
+                out = untagged(document) if tagged else document
         return out
 
     def _prepared(self, raw: Node, variables: Map[str, str]) -> Node:

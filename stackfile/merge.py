@@ -16,9 +16,11 @@ from pystack.stackfile.document import (
     Reporter,
     Scalar,
     Sequence,
+    edit,
     is_null,
     sequence_at,
     text_of,
+    with_changes,
 )
 
 Identity = Callable[[Node], str]
@@ -99,26 +101,31 @@ def untagged(node: Node) -> Node | None:
 
 def unique(document: Node) -> Node:
     """The document with each list's repeated entries made one: a later one replaces an earlier one, in its place."""
-    return _unique(document, ())
+    return edit(document, ("services", "*"), _unique_lists)
 
 
-def _unique(node: Node, path: Path) -> Node:
-    if isinstance(node, Mapping):
-        if len(path) == 1 and path[0] not in ("services", "networks"):
-            return node
-        items = {key: _unique(value, (*path, key)) for key, value in node.items.items()}
-        if all(items[key] is value for key, value in node.items.items()):
-            return node
-        return Mapping(items, node.keys, node.source, node.line, node.column, node.tag)
-    identity = _UNIQUE.get(_pattern(path)) if isinstance(node, Sequence) else None
-    if identity is None or not isinstance(node, Sequence):
+def _unique_lists(service: Node) -> Node:
+    if not isinstance(service, Mapping):
+        return service
+    changed: dict[str, Node] = {}
+    for key, value in service.items.items():
+        if (identity := _UNIQUE.get(key)) is not None:
+            if (after := _without_twins(value, identity)) is not value:
+                changed[key] = after
+        elif key == "networks":
+            after = value
+            for name in ("aliases", "link_local_ips"):
+                after = edit(after, ("*", name), lambda node: _without_twins(node, _name))
+            if after is not value:
+                changed[key] = after
+    return with_changes(service, changed)
+
+
+def _without_twins(node: Node, identity: Identity) -> Node:
+    if not isinstance(node, Sequence) or len(node.items) < 2:
         return node
-    kept: dict[str, Node] = {}
-    for item in node.items:
-        kept[identity(item)] = item
-    if len(kept) == len(node.items):
-        return node
-    return sequence_at(list(kept.values()), node)
+    kept = {identity(item): item for item in node.items}
+    return node if len(kept) == len(node.items) else sequence_at(list(kept.values()), node)
 
 
 def _keyed(base: Sequence, over: Sequence, reporter: Reporter, path: Path, identity: Identity) -> Node:
@@ -198,23 +205,22 @@ _REPLACED = {
 _NULLABLE = {"services.*.command", "services.*.entrypoint"}
 _EITHER = {"services.*.ulimits.*", "services.*.networks.*", "services.*.build"}
 
+#: What makes two entries of a service's list the same one.
 _UNIQUE: dict[str, Identity] = {
-    "services.*.cap_add": _name,
-    "services.*.cap_drop": _name,
-    "services.*.configs": _mounted("/"),
-    "services.*.devices": _target,
-    "services.*.dns": _name,
-    "services.*.dns_opt": _name,
-    "services.*.dns_search": _name,
-    "services.*.env_file": lambda node: _of(node, "path") or f"#{id(node)}",
-    "services.*.expose": _text,
-    "services.*.extra_hosts": _text,
-    "services.*.links": _name,
-    "services.*.networks.*.aliases": _name,
-    "services.*.networks.*.link_local_ips": _name,
-    "services.*.ports": _port,
-    "services.*.profiles": _name,
-    "services.*.secrets": _mounted("/run/secrets/"),
-    "services.*.tmpfs": _name,
-    "services.*.volumes": _target,
+    "cap_add": _name,
+    "cap_drop": _name,
+    "configs": _mounted("/"),
+    "devices": _target,
+    "dns": _name,
+    "dns_opt": _name,
+    "dns_search": _name,
+    "env_file": lambda node: _of(node, "path") or f"#{id(node)}",
+    "expose": _text,
+    "extra_hosts": _text,
+    "links": _name,
+    "ports": _port,
+    "profiles": _name,
+    "secrets": _mounted("/run/secrets/"),
+    "tmpfs": _name,
+    "volumes": _target,
 }

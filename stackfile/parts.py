@@ -46,7 +46,12 @@ class Part(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keep_extensions(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not any(isinstance(k, str) and k.startswith("x-") for k in value):
+        if value.__class__ is not dict:
+            return value
+        for key in value:  # keys are text; a loop, since this runs for every mapping
+            if key.startswith("x-"):
+                break
+        else:
             return value
         rest = {k: v for k, v in value.items() if not k.startswith("x-")}
         rest["x-"] = {k: v for k, v in value.items() if k.startswith("x-")}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pystack.stackfile.diagnostics import Diagnostic
 from pystack.stackfile.document import Node
-from pystack.stackfile.interpolate import Mention
+from pystack.stackfile.interpolate import Mention, mentions
 from pystack.stackfile.schema import Parts, ServicePart
 from pystack.stackfile.view import WHOLE, View
 
@@ -17,7 +17,7 @@ class Resolved:
     """`document` is the merged document in long form, `parts` its validated form, `enabled` the services that count.
 
     `environments` and `labels` hold each enabled service's with its files merged in. `variables` are those of
-    interpolation, `mentions` what the request's own files say of variables, `profiles` all that services name.
+    interpolation, `templates` the values of the request's own files that hold a `$`, `profiles` all that services name.
     """
 
     name: str
@@ -29,10 +29,15 @@ class Resolved:
     environments: Mapping[str, Mapping[str, str | None]]
     labels: Mapping[str, Mapping[str, str]]
     variables: Mapping[str, str] = field(default_factory=dict)
-    mentions: tuple[Mention, ...] = ()
+    templates: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
     view: View = WHOLE
     warnings: tuple[Diagnostic, ...] = field(default=())
+
+    @property
+    def mentions(self) -> tuple[Mention, ...]:
+        """What the request's own files say of variables."""
+        return tuple(mentions(self.templates))
 
     @property
     def disabled(self) -> tuple[str, ...]:

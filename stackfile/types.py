@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Strict
 from pydantic_core import PydanticCustomError
 
 from pystack.stackfile.diagnostics import did_you_mean
@@ -46,11 +46,9 @@ def refuse(expected: str, value: object, hint: str = "") -> PydanticCustomError:
     )
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    hint = f'put it in quotes: "{text_of(value)}"' if isinstance(value, (bool, int, float)) else ""
-    raise refuse("text", value, hint)
+def quoted(value: object) -> str:
+    """The hint for a number or a flag where text is wanted."""
+    return f'put it in quotes: "{text_of(value)}"' if isinstance(value, (bool, int, float)) else ""
 
 
 def _loose_text(value: Any) -> str:
@@ -168,7 +166,7 @@ def _written(check: Check, *forms: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-Text = Annotated[str, _written(_text, "string")]
+Text = Annotated[str, Strict()]  # checked in pydantic's core: most values are text
 LooseText = Annotated[str, _written(_loose_text, "string", "number", "boolean", "null")]
 Flag = Annotated[bool, _written(_flag, "boolean", "string")]
 Whole = Annotated[int, _written(_whole, "integer", "string")]

@@ -23,7 +23,7 @@ from pystack.stackfile.schema import (
     ServicePart,
     VolumePart,
 )
-from pystack.stackfile.types import found
+from pystack.stackfile.types import found, quoted
 
 P = TypeVar("P", bound=Part)
 
@@ -126,7 +126,9 @@ def _report(
             reporter.error(node, kind, f"{where} {item['msg']}", path=path, help=str(context.get("hint", "")))
         else:
             expected = _EXPECTED.get(kind, "something else")
-            reporter.error(node, "wrong-type", f"{where} must be {expected}, not {found(value)}", path=path)
+            hint = quoted(value) if kind == "string_type" else ""
+            message = f"{where} must be {expected}, not {found(value)}"
+            reporter.error(node, "wrong-type", message, path=path, help=hint)
 
 
 _EXPECTED = {

@@ -1,8 +1,8 @@
 """YAML text -> documents with marks.
 
-In: a `Source`. Out: one node per YAML document in it. libyaml parses (ruamel's C extension, PyYAML's newer one for
-what that refuses, ruamel's own parser where they are missing) and only its events are used: nothing is ever constructed from a tag. Scalars are resolved as compose-go
-sees them: YAML 1.2 booleans, 0o17 and 0x1F, `017` octal, and a bare date refused.
+In: a `Source`. Out: one node per YAML document in it. libyaml parses (PyYAML's C extension, ruamel's older one for what
+that refuses, ruamel's own parser where both are missing) and only its events are used: nothing is ever constructed from a
+tag. Scalars are resolved as compose-go sees them: YAML 1.2 booleans, 0o17 and 0x1F, `017` octal, and a bare date refused.
 
 Caps, checked while the document is built and before anything walks it: 10 MB of text, 100 levels, 1,000,000 nodes with
 aliases expanded. Aliases share their node, so a "billion laughs" file costs what its text costs.
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from ruamel.yaml import YAML
 
@@ -39,14 +39,19 @@ _MAX_RETRY = 32 * 1024  # characters that ruamel's slow parser is given, where t
 
 _MAX_NUMBER = 300  # characters; what is longer is text
 
-_NULLS = {"", "~", "null", "Null", "NULL"}
-_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_WORDS: dict[str, Value] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_NUMERIC = frozenset("0123456789+-.")  # what a number or a date may begin with
 _FLOATS = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
 _INT = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+|0[0-7]*|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt ][ \t]*[0-9:.]+ *(?:Z|[-+][0-9:]+)?)?\Z")
 _YAML_TAG = "tag:yaml.org,2002:"
 _KEPT_TAGS = {"!reset", "!override"}
+_RESOLVED_TAGS = {"int", "float", "bool", "null"}
 
 
 class _Stop(Exception):  # noqa: N818 - ends the parse of this file; the finding is already reported
@@ -67,17 +72,18 @@ def parse(source: Source, reporter: Reporter) -> list[Node]:
         line = text.count("\n", 0, half.start()) + 1
         reporter.at(source, line, 1, "yaml", "cannot parse the YAML: it contains half a surrogate pair")
         return []
+    first, second = (NewerParser, CParser) if NewerParser is not None else (CParser, None)
     try:
-        return _build(_c_events(text, CParser), source, reporter)
+        return _build(text, first, source, reporter)
     except _SyntaxError as wrong:
         error = wrong.error
-    # ruamel's extension bundles libyaml 0.1.7, which refuses some of YAML 1.2 (`[data:/x]`): ask PyYAML's 0.2, too (docs/adr/0010).
-    if NewerParser is not None or len(text) <= _MAX_RETRY:
+    # What PyYAML's libyaml 0.2 refuses, the 0.1 in ruamel's extension may read (docs/adr/0010); else its words are shown.
+    if second is not None or (first is not None and len(text) <= _MAX_RETRY):
         try:
-            _check_syntax(text)  # cheaper than building what is wrong after all
-            return _build(_c_events(text, NewerParser), source, reporter)
-        except _SyntaxError:
-            pass  # both refuse it: the first error is reported
+            _check_syntax(text, second)  # cheaper than building what is wrong after all
+            return _build(text, second, source, reporter)
+        except _SyntaxError as wrong:
+            error = wrong.error
     _report_syntax(error, source, reporter)
     return []
 
@@ -88,17 +94,23 @@ class _SyntaxError(Exception):
         self.error = error
 
 
-def _check_syntax(text: str) -> None:
+def _check_syntax(text: str, libyaml: Any) -> None:
+    """_SyntaxError when the parser refuses the text; what is nested too deep is left to the builder."""
+    depth = 0
     try:
-        for _ in _c_events(text, NewerParser):
-            pass
+        for event in _events(text, libyaml):
+            name = type(event).__name__
+            depth += name.endswith("StartEvent") - name.endswith("EndEvent")
+            if depth > MAX_DEPTH + 2:  # the stream and the document count, too
+                return
     except Exception as error:
         raise _SyntaxError(error) from error
 
 
-def _build(events: Iterator[Any], source: Source, reporter: Reporter) -> list[Node]:
+def _build(text: str, libyaml: Any, source: Source, reporter: Reporter) -> list[Node]:
     """Builds the documents; findings that are not about syntax are reported only when the syntax is right."""
     builder = _Builder(source, Reporter())
+    events = _events(text, libyaml)
     try:
         documents = builder.documents(events)
     except _Stop:
@@ -112,21 +124,11 @@ def _build(events: Iterator[Any], source: Source, reporter: Reporter) -> list[No
     return documents
 
 
-def _pure_events(text: str) -> Iterator[Any]:
-    yield from YAML(typ="safe", pure=True).parse(text)
-
-
-def _c_events(text: str, libyaml: Any) -> Iterator[Any]:
-    """Parser events of a libyaml, or of ruamel's pure parser when the C extension is not there."""
+def _events(text: str, libyaml: Any) -> Iterable[Any]:
+    """Parser events of a libyaml, or of ruamel's pure parser when there is none."""
     if libyaml is None:
-        yield from _pure_events(text)
-        return
-    parser = libyaml(text)
-    try:
-        while (event := parser.get_event()) is not None:
-            yield event
-    finally:
-        parser.dispose()
+        return cast("Iterable[Any]", YAML(typ="safe", pure=True).parse(text))
+    return iter(libyaml(text).get_event, None)
 
 
 def _report_syntax(error: Any, source: Source, reporter: Reporter) -> None:
@@ -148,11 +150,9 @@ def _report_syntax(error: Any, source: Source, reporter: Reporter) -> None:
 
 def resolve(text: str) -> Value:
     """What a plain scalar means. ValueError for a timestamp."""
-    if text in _NULLS:
-        return None
-    if text in _BOOLS:
-        return _BOOLS[text]
-    if text[0] not in "0123456789+-.":
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] not in _NUMERIC:
         return text
     if len(text) > _MAX_NUMBER:
         return text
@@ -179,20 +179,19 @@ def _integer(digits: str) -> int | float:
 
 
 def _is_text(text: str) -> bool:
-    """Whether the kernel can be given it: no NUL, and it is UTF-8. Only an escape in double quotes can make it otherwise."""
-    if "\0" in text:
-        return False
-    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+    """Whether it is UTF-8. Only an escape in double quotes can make it otherwise."""
+    return not re.search("[\ud800-\udfff]", text)
 
 
 @dataclass(slots=True)
 class _Frame:
-    """A collection that is being read."""
+    """A collection that is being read. `items` is the sequence's list, None for a mapping."""
 
     node: Mapping | Sequence
+    items: list[Node] | None
     anchor: str | None
-    size: int = 1
-    height: int = 1
+    before: int  # nodes of the document when it began
+    height: int = 0
     key: Scalar | None = None
     merges: list[Node] = field(default_factory=list)
 
@@ -205,25 +204,30 @@ class _Builder:
     weights: dict[str, tuple[int, int]] = field(default_factory=dict)  # anchor -> expanded size, height
     stack: list[_Frame] = field(default_factory=list)
     done: list[Node] = field(default_factory=list)
+    nodes: int = 0  # of the document so far, with aliases expanded
 
-    def documents(self, events: Iterator[Any]) -> list[Node]:
-        handlers = {
+    def documents(self, events: Iterable[Any]) -> list[Node]:
+        by_name = {
             "ScalarEvent": self._scalar,
-            "MappingStartEvent": self._start,
-            "SequenceStartEvent": self._start,
+            "MappingStartEvent": self._mapping,
+            "SequenceStartEvent": self._sequence,
             "MappingEndEvent": self._end,
             "SequenceEndEvent": self._end,
             "AliasEvent": self._alias,
             "DocumentStartEvent": self._document,
         }
+        handlers: dict[type, Callable[[Any], None] | None] = {}
         for event in events:
-            handler = handlers.get(type(event).__name__)
-            if handler:
+            kind = event.__class__
+            if kind not in handlers:
+                handlers[kind] = by_name.get(kind.__name__)
+            if handler := handlers[kind]:
                 handler(event)
         return [d for d in self.done if not (isinstance(d, Scalar) and d.value is None)]
 
     def _document(self, _event: Any) -> None:
         self.anchors.clear()
+        self.nodes = 0
 
     def _fail(self, event: Any, code: str, message: str, hint: str = "") -> None:
         mark = event.start_mark
@@ -233,8 +237,11 @@ class _Builder:
         """The tag that the node keeps: !reset, !override, or a core type for a scalar; any other is refused."""
         tag = event.tag
         tag = str(getattr(tag, "trval", tag) or "") if tag is not None else ""
-        if not tag or tag == "!" or tag in _KEPT_TAGS:
-            return "" if tag == "!" else tag
+        if tag in _KEPT_TAGS:
+            self.source.tagged = True
+            return tag
+        if not tag or tag == "!":
+            return ""
         short = tag.removeprefix(_YAML_TAG)
         if tag.startswith(_YAML_TAG) and short in ("str", "int", "float", "bool", "null", "map", "seq"):
             return short
@@ -247,51 +254,72 @@ class _Builder:
     def _scalar(self, event: Any) -> None:
         mark = event.start_mark
         text = event.value
-        tag = self._tag(event) if event.tag is not None else ""
-        is_plain = event.style is None or event.style == ""
+        plain = not event.style  # None or "": written without quotes
+        tag = "" if event.tag is None else self._tag(event)
         value: Value = text
-        if (is_plain and tag != "str") or tag in ("int", "float", "bool", "null"):
-            try:
-                value = resolve(text)
-            except ValueError:
-                self._fail(
-                    event, "timestamp", f"`{text}` is a date in YAML, not text", f'put it in quotes: "{text}"'
-                )
-        if not is_plain and not _is_text(text):
+        if tag != "str" if plain else tag in _RESOLVED_TAGS:
+            if text in _WORDS:
+                value = _WORDS[text]
+            elif text[0] in _NUMERIC:
+                value = self._number(event, text)
+        if not plain and ("\0" in text or not (text.isascii() or _is_text(text))):
             self._fail(event, "bad-text", "text must not hold a NUL character or half a surrogate pair")
             text = value = ""
-        kept = tag if tag in _KEPT_TAGS else ""
-        node = Scalar(value, text, self.source, mark.line + 1, mark.column + 1, is_plain, kept)
+        if tag and tag not in _KEPT_TAGS:
+            tag = ""
+        node = Scalar(value, text, self.source, mark.line + 1, mark.column + 1, plain, tag)
+        self.nodes += 1
         if event.anchor:
             self.anchors[event.anchor] = node
             self.weights[event.anchor] = (1, 0)
-        self._add(node, 1, 0)
+        self._add(node)
 
-    def _start(self, event: Any) -> None:
+    def _number(self, event: Any, text: str) -> Value:
+        try:
+            return resolve(text)
+        except ValueError:
+            self._fail(
+                event, "timestamp", f"`{text}` is a date in YAML, not text", f'put it in quotes: "{text}"'
+            )
+            return text
+
+    def _mapping(self, event: Any) -> None:
+        mark = event.start_mark
+        tag = "" if event.tag is None else self._tag(event)
+        kept = tag if tag in _KEPT_TAGS else ""
+        self._start(event, Mapping({}, {}, self.source, mark.line + 1, mark.column + 1, kept), None)
+
+    def _sequence(self, event: Any) -> None:
+        mark = event.start_mark
+        tag = "" if event.tag is None else self._tag(event)
+        kept = tag if tag in _KEPT_TAGS else ""
+        items: list[Node] = []
+        self._start(event, Sequence(items, self.source, mark.line + 1, mark.column + 1, kept), items)
+
+    def _start(self, event: Any, node: Mapping | Sequence, items: list[Node] | None) -> None:
         if len(self.stack) >= MAX_DEPTH:
             self._fail(event, "too-deep", f"cannot read YAML nested deeper than {MAX_DEPTH} levels")
             raise _Stop
-        mark = event.start_mark
-        tag = self._tag(event) if event.tag is not None else ""
-        tag = tag if tag in _KEPT_TAGS else ""
-        node: Mapping | Sequence
-        if type(event).__name__ == "MappingStartEvent":
-            node = Mapping({}, {}, self.source, mark.line + 1, mark.column + 1, tag)
-        else:
-            node = Sequence([], self.source, mark.line + 1, mark.column + 1, tag)
         if event.anchor:
             self.anchors[event.anchor] = None  # not complete: an alias to it now would contain itself
-        self.stack.append(_Frame(node, event.anchor))
+        self.stack.append(_Frame(node, items, event.anchor, self.nodes))
+        self.nodes += 1
 
     def _end(self, _event: Any) -> None:
         frame = self.stack.pop()
         node = frame.node
-        if isinstance(node, Mapping) and frame.merges:
+        if frame.merges and isinstance(node, Mapping):
             _apply_merges(node, frame.merges)
+        height = frame.height or (1 if node.items else 0)
         if frame.anchor:
             self.anchors[frame.anchor] = node
-            self.weights[frame.anchor] = (frame.size, frame.height)
-        self._add(node, frame.size, frame.height)
+            self.weights[frame.anchor] = (self.nodes - frame.before, height)
+        self._rise(height)
+        self._add(node)
+
+    def _rise(self, height: int) -> None:
+        if self.stack and self.stack[-1].height <= height:
+            self.stack[-1].height = height + 1
 
     def _alias(self, event: Any) -> None:
         name = event.anchor
@@ -306,30 +334,29 @@ class _Builder:
         if len(self.stack) + height > MAX_DEPTH:
             self._fail(event, "too-deep", f"cannot read YAML nested deeper than {MAX_DEPTH} levels")
             raise _Stop
-        self._add(node, size, height, event)
+        self.nodes += size
+        self._rise(height)
+        self._add(node, event)
 
-    def _add(self, node: Node, size: int, height: int, event: Any = None) -> None:
+    def _add(self, node: Node, event: Any = None) -> None:
         """Puts a finished node where it belongs: into the open collection, as its key or its value."""
         if not self.stack:
             self.done.append(node)
             return
-        frame = self.stack[-1]
-        frame.size += size
-        frame.height = max(frame.height, height + 1)
-        if frame.size > MAX_NODES:
+        if self.nodes > MAX_NODES:
             place = event.start_mark if event else None
             line, column = (place.line + 1, place.column + 1) if place else (node.line, node.column)
             message = f"cannot expand the aliases of this file: more than {MAX_NODES:,} nodes"
             self.reporter.at(self.source, line, column, "too-many-nodes", message)
             raise _Stop
-        target = frame.node
-        if isinstance(target, Sequence):
-            target.items.append(node)
-        elif frame.key is None:
-            frame.key = self._key(node)
+        frame = self.stack[-1]
+        if frame.items is not None:
+            frame.items.append(node)
+        elif (key := frame.key) is None:
+            frame.key = node if node.__class__ is Scalar and node.value.__class__ is str else self._key(node)
         else:
-            self._entry(frame, target, frame.key, node)
             frame.key = None
+            self._entry(frame, key, node)
 
     def _key(self, node: Node) -> Scalar:
         if not isinstance(node, Scalar):
@@ -341,24 +368,21 @@ class _Builder:
             return Scalar(node.text, node.text, node.source, node.line, node.column)
         return node
 
-    def _entry(self, frame: _Frame, target: Mapping, key: Scalar, value: Node) -> None:
-        name = str(key.value)
+    def _entry(self, frame: _Frame, key: Scalar, value: Node) -> None:
+        name, target = key.value, frame.node
+        assert isinstance(target, Mapping)
+        assert isinstance(name, str)
         if name == "<<" and key.plain:
             frame.merges += self._merge_sources(value)
-            return
-        if name in target.items:
-            if self.reporter.full:
-                raise _Stop
-            first = target.keys[name].line
-            self.reporter.error(
-                key,
-                "duplicate-key",
-                f"key `{name}` is given twice in one mapping",
-                help=f"first given in line {first}",
-            )
-            return
-        target.items[name] = value
-        target.keys[name] = key
+        elif name not in target.items:
+            target.items[name] = value
+            target.keys[name] = key
+        elif self.reporter.full:
+            raise _Stop
+        else:
+            message = f"key `{name}` is given twice in one mapping"
+            hint = f"first given in line {target.keys[name].line}"
+            self.reporter.error(key, "duplicate-key", message, help=hint)
 
     def _merge_sources(self, value: Node) -> list[Node]:
         sources = value.items if isinstance(value, Sequence) else [value]

@@ -13,7 +13,7 @@ from stackfile_cases import expected
 from pystack.cli.yamltext import dump
 from pystack.stackfile.canonical import to_canonical
 from pystack.stackfile.confighash import hashes
-from pystack.stackfile.interpolate import Mention, mentions
+from pystack.stackfile.interpolate import Mention, mentions, templates
 from pystack.stackfile.jsonschema import schema
 from pystack.stackfile.load import LoadRequest, resolve
 from pystack.stackfile.view import View
@@ -79,7 +79,7 @@ def test_without_env_resolution_files_stay_named() -> None:
 )
 def test_mentions(text: str, found: list[Mention]) -> None:
     (document,) = parse_text(json.dumps({"a": [text]}))
-    assert list(mentions(document)) == found
+    assert list(mentions(templates(document))) == found
 
 
 #: What `docker-compose config --hash '*'` prints for three of the cases.
