@@ -1,8 +1,8 @@
 """The daemon: an instance goes in; its engine, stacks and API server run until it is told to stop.
 
 One daemon per instance: a lock file in the run directory says so. SIGTERM, SIGINT and POST /daemon/stop end it in an
-orderly way, and containers go on without it; SIGUSR1 writes every task's and thread's stack to the log. It can be
-started by hand, by the command line, or by systemd with `LISTEN_FDS` and `NOTIFY_SOCKET` (sd_listen_fds(3), sd_notify(3)).
+orderly way, and containers go on without it (unless `live-restore` is off); SIGHUP reads the configuration file again;
+SIGUSR1 writes every task's and thread's stack to the log. It can be started by hand, by the command line, or by systemd.
 """
 
 from __future__ import annotations
@@ -20,17 +20,25 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pystack import __version__
+from pystack.api import configuration
+from pystack.api.configuration import Configuration, Listening
+from pystack.api.systemd import Notifier, passed_sockets
 from pystack.kernel.failpoints import failpoint
 from pystack.model.errors import Conflict, EngineError, PystackError
 from pystack.model.names import Instance
+from pystack.model.settings import Settings
+
+if TYPE_CHECKING:
+    import ssl
+
+    from pystack.engine.engine import Engine
 
 log = logging.getLogger("pystack.daemon")
 
-_SD_FIRST_FD = 3
 #: Seconds that a daemon which is ending may hold its lock; one that serves answers before.
 _LOCK_LIMIT = 10.0
 
@@ -58,20 +66,34 @@ def main() -> int:
     return 0
 
 
-def run_daemon(instance: Instance) -> None:
-    """Serve until told to stop. Raises Conflict when another daemon serves this instance, EngineError if it cannot."""
+def run_daemon(instance: Instance, flags: Mapping[str, Any] | None = None, *, file: str = "") -> None:
+    """Serve until told to stop, configured by a file and by flags (`api.configuration`).
+
+    Raises Conflict when another daemon serves this instance, InvalidInput or EngineError when it cannot serve.
+    """
     if os.geteuid() != 0:
         raise EngineError("cannot run the daemon: it needs root", hint="sudo pystack daemon")
+    given = dict(flags or {})
+    path = file or configuration.file_of(instance)
+    loaded = configuration.load(path, given)
     os.umask(0o077)
     _close_stdin()
     _make_directories(instance)
     with _lock(instance):
         logging.basicConfig(
-            level=os.environ.get("PYSTACK_LOG", "INFO").upper(),
+            level=_level(loaded.settings),
             stream=sys.stderr,
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
-        asyncio.run(_serve(instance))
+
+        def reload() -> configuration.Configuration:
+            return configuration.load(file or configuration.file_of(instance), given)
+
+        asyncio.run(_serve(instance, loaded, reload))
+
+
+def _level(settings: Settings) -> str:
+    return "DEBUG" if settings.debug else os.environ.get("PYSTACK_LOG", "INFO").upper()
 
 
 def _close_stdin() -> None:
@@ -140,50 +162,8 @@ def _answers(path: str) -> bool:
             return False
 
 
-def _sockets(instance: Instance, stack: contextlib.AsyncExitStack) -> list[socket.socket]:
-    """The sockets that systemd passed, else our own, whose file goes when `stack` is left."""
-    from pystack.api.server import bind_socket
-
-    count = int(os.environ.pop("LISTEN_FDS", "0") or 0)
-    meant = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
-    os.environ.pop("LISTEN_FDNAMES", None)
-    if not (meant and count):
-        own = bind_socket(instance.socket)
-        stack.callback(_remove_socket, instance.socket)
-        return [own]
-    passed = [socket.socket(fileno=number) for number in range(_SD_FIRST_FD, _SD_FIRST_FD + count)]
-    for sock in passed:
-        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
-            raise EngineError(
-                "cannot serve on a socket passed by systemd: only unix stream sockets are allowed"
-            )
-        os.set_inheritable(sock.fileno(), False)
-        sock.setblocking(False)
-    return passed
-
-
-def _remove_socket(path: str) -> None:
-    """Ours alone while we hold the lock: clients must get "no daemon", not "refused"."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-
-
-def _notify(state: str) -> None:
-    """Tell systemd, if it started us (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    target = "\0" + address[1:] if address.startswith("@") else address
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            sock.sendto(state.encode(), target)
-        except OSError as error:
-            log.warning("cannot notify %s: %s", address, error.strerror)
-
-
-async def _serve(instance: Instance) -> None:
+async def _serve(instance: Instance, loaded: Configuration, reload: Callable[[], Configuration]) -> None:
+    from pystack.api import listeners
     from pystack.api.context import DaemonFacts
     from pystack.api.server import ApiServer, build_app
     from pystack.api.stacks import add_routes
@@ -191,30 +171,79 @@ async def _serve(instance: Instance) -> None:
     from pystack.reconciler.stacks import StackService
 
     facts = DaemonFacts(instance=instance, version=__version__, pid=os.getpid())
+    notify, passed, listening = Notifier(), passed_sockets(), loaded.listening
     _signals(facts.stop)
+    tls = _tls(listening, passed)
     async with contextlib.AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(Engine.open(instance))
+        engine = await stack.enter_async_context(Engine.open(instance, loaded.settings))
         facts.launcher_pid = engine.launcher_pid
         app = build_app(engine, facts)
         stacks = StackService(engine, engine.documents("stacks"))
         add_routes(app, stacks)
         server = ApiServer(app)
-        await server.start(_sockets(instance, stack))
+        opened = listeners.open_all(instance.socket, listening, passed)
+        stack.callback(listeners.close_all, opened)
+        await server.start([listener.sock for listener in opened], tls)
         stack.push_async_callback(server.stop)
         await stack.enter_async_context(stacks.running())
+        _on_hangup(lambda: _reload(engine, listening, reload, notify))
         failpoint("api.daemon.serving")
-        _notify(f"READY=1\nMAINPID={os.getpid()}")
+        notify.ready()
+        alive = asyncio.create_task(notify.keep_alive(), name="watchdog")
+        stack.callback(alive.cancel)
         log.info(
             "pystack %s serves %s on %s (instance %s)",
             __version__,
             instance.root,
-            instance.socket,
+            ", ".join(listener.address for listener in opened),
             instance.id,
         )
         await asyncio.to_thread(_warm_up)
         await facts.stop.wait()
-        log.info("stopping; containers keep running")
-        _notify("STOPPING=1")
+        notify.stopping()
+        if engine.settings.live_restore:
+            log.info("stopping; containers keep running")
+        else:
+            await _stop_containers(engine)
+
+
+def _tls(listening: Listening, passed: list[socket.socket]) -> ssl.SSLContext | None:
+    """The context of TCP listeners, None when there are none."""
+    address = next((host for host in listening.hosts if host.startswith("tcp://")), None)
+    if any(sock.family != socket.AF_UNIX for sock in passed):
+        address = address or "the TCP socket that systemd passed"
+    if address is None:
+        return None
+    from pystack.api.tls import context_of
+
+    return context_of(listening, address)
+
+
+async def _stop_containers(engine: Engine) -> None:
+    """All at once, each with its own time to stop, and together not longer than the configuration says."""
+    log.info("stopping, and the containers with it")
+    limit = engine.settings.shutdown_timeout
+    try:
+        async with asyncio.timeout(None if limit < 0 else limit):
+            await engine.stop_containers()
+    except TimeoutError:
+        log.warning("some containers have not stopped within %d s: they keep running", limit)
+
+
+def _reload(engine: Engine, first: Listening, reload: Callable[[], Configuration], notify: Notifier) -> None:
+    """SIGHUP: read the file again. A file that cannot be used changes nothing."""
+    notify.reloading()
+    try:
+        loaded = reload()
+    except PystackError as error:
+        log.error("%s: going on with the old configuration", error.message)  # noqa: TRY400 - no traceback for users
+    else:
+        if loaded.listening != first:
+            log.warning("hosts, group and TLS files change with the next start of the daemon only")
+        logging.getLogger().setLevel(_level(loaded.settings))
+        engine.reload(loaded.settings)
+        log.info("the configuration was read again")
+    notify.ready()
 
 
 def _warm_up() -> None:
@@ -235,10 +264,12 @@ def _signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(
-        signal.SIGHUP, lambda: log.info("SIGHUP: there is no configuration to read again")
-    )
     loop.add_signal_handler(signal.SIGUSR1, _dump_tasks, sys.stderr)
+    _on_hangup(lambda: log.info("SIGHUP: the configuration has only just been read"))
+
+
+def _on_hangup(act: Callable[[], None]) -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, act)
 
 
 def _dump_tasks(out: TextIO) -> None:

@@ -101,7 +101,7 @@ class ApiServer:
                 listener = await loop.create_unix_server(connection, sock=sock, backlog=1024)
             else:
                 assert tls is not None, "TCP is served with TLS only"
-                listener = await loop.create_server(with_tls, sock=sock, backlog=1024)  # type: ignore[arg-type]
+                listener = await loop.create_server(with_tls, sock=sock, backlog=1024)
             self._listeners.append(listener)
 
     async def stop(self) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from pystack.engine import clock, materialise
 from pystack.engine.container import Container, ContainerRecord, MountRecord
+from pystack.engine.defaults import with_defaults
 from pystack.engine.interface import Created
 from pystack.engine.lifecycle import Lifecycle
 from pystack.engine.merge import merge
@@ -49,7 +50,7 @@ class Creation:
             if name:
                 undo.callback(names.release, name, container_id)
             image = await services.images.ensure(spec.image)
-            config = self._resolved(merge(spec, image.config, container_id))
+            config = self._resolved(merge(with_defaults(spec, services.settings), image.config, container_id))
             warnings = check(config, facts(), services.cgroups.features)
             if not name:
                 name = names.reserve_random(container_id)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from pystack.engine import info
+from pystack.engine.container import Container
 from pystack.engine.containers import Containers
 from pystack.engine.creation import Creation
 from pystack.engine.events import EventBus
@@ -27,10 +29,12 @@ from pystack.engine.services import Registry, Services
 from pystack.engine.store import Store, Table
 from pystack.image.service import ImageService
 from pystack.kernel.cgroups import EngineCgroups
+from pystack.kernel.host import facts
 from pystack.kernel.placement import spread_children
-from pystack.model.errors import Conflict, NotModified, PystackError
+from pystack.model.errors import Conflict, NotFound, NotModified, PystackError
 from pystack.model.names import Instance
 from pystack.model.observed import Event
+from pystack.model.settings import Settings
 from pystack.network.service import NetworkService
 from pystack.volume.service import VolumeService
 
@@ -50,14 +54,14 @@ class Engine:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, instance: Instance) -> AsyncIterator[Engine]:
+    async def open(cls, instance: Instance, settings: Settings | None = None) -> AsyncIterator[Engine]:
         """Open the engine on its root; on leaving, close it with its containers left running."""
         _make_directories(instance)
         async with AsyncExitStack() as stack:
             stack.callback(_remove_empty_directories, instance)
             store = Store.open(f"{instance.root}/state.db")
             stack.push_async_callback(store.close)
-            services = await _compose(instance, store, stack)
+            services = await _compose(instance, store, stack, settings or Settings())
             stack.callback(services.disk.close)
             await services.registry.load()
             lifecycle = Lifecycle(services)
@@ -109,11 +113,33 @@ class Engine:
     async def version(self) -> dict[str, object]:
         return info.version()
 
+    @property
+    def settings(self) -> Settings:
+        return self._services.settings
+
+    def reload(self, settings: Settings) -> None:
+        """New settings: they hold for what is created or asked from now on. Announced as Docker does."""
+        self._services.settings = settings
+        self._services.networks.set_default_pools(settings.default_address_pools)
+        attributes = {
+            "name": facts().hostname,
+            "debug": str(settings.debug).lower(),
+            "labels": json.dumps(list(settings.labels)),
+            "live-restore": str(settings.live_restore).lower(),
+            "shutdown-timeout": str(settings.shutdown_timeout),
+            "authorization-plugins": json.dumps(list(settings.authorization_plugins)),
+        }
+        self.events.publish("daemon", "reload", self._services.instance.id, attributes)
+
+    async def stop_containers(self) -> None:
+        """Stop every container, all at once; their restart policies start them again with the engine."""
+        await asyncio.gather(*(self._stop(c) for c in self._services.registry))
+
     async def shutdown(self, *, keep_containers: bool = True) -> None:
         """End watching; with `keep_containers` false stop every container first, all at once. Idempotent."""
         services = self._services
         if not keep_containers and not services.closing:
-            await asyncio.gather(*(self._stop(c.id) for c in services.registry))
+            await self.stop_containers()
         services.closing = True
         services.events.close()
         for container in services.registry:
@@ -128,13 +154,16 @@ class Engine:
                 container.shim = None
         services.watcher.close()
 
-    async def _stop(self, container_id: str) -> None:
+    async def _stop(self, container: Container) -> None:
+        by_hand = container.record.manually_stopped
         try:
-            await self._containers.stop(container_id)
-        except NotModified:
-            pass  # it did not run
+            await self._containers.stop(container.id)
+            if not by_hand:
+                await self._services.registry.amend(container, manually_stopped=False)
+        except (NotModified, NotFound):
+            pass  # it did not run, or is removed with its end
         except PystackError as error:
-            log.warning("cannot stop container %s: %s", container_id[:12], error)
+            log.warning("cannot stop container %s: %s", container.name, error)
 
 
 def _make_directories(instance: Instance) -> None:
@@ -176,7 +205,7 @@ async def _close_networks(networks: NetworkService, registry: Registry) -> None:
         await networks.close()
 
 
-async def _compose(instance: Instance, store: Store, stack: AsyncExitStack) -> Services:
+async def _compose(instance: Instance, store: Store, stack: AsyncExitStack, settings: Settings) -> Services:
     """Make the layers below and open them; each closes with `stack`."""
     events = EventBus()
 
@@ -191,6 +220,7 @@ async def _compose(instance: Instance, store: Store, stack: AsyncExitStack) -> S
     images.in_use = registry.using_image
     volumes = VolumeService(instance.root, store.table("volumes"), publish, registry.using_volume)
     networks = NetworkService(instance, store.table("networks"), publish)
+    networks.set_default_pools(settings.default_address_pools)
     await images.open()
     stack.push_async_callback(images.close)
     await volumes.open()
@@ -208,4 +238,5 @@ async def _compose(instance: Instance, store: Store, stack: AsyncExitStack) -> S
         networks=networks,
         cgroups=cgroups,
         launcher=launcher,
+        settings=settings,
     )

@@ -23,6 +23,7 @@ from pystack.kernel.cgroups import EngineCgroups
 from pystack.kernel.inotify import DirectoryWatcher
 from pystack.model.errors import NotFound
 from pystack.model.names import Instance
+from pystack.model.settings import Settings
 from pystack.network.service import NetworkService
 from pystack.volume.service import VolumeService
 
@@ -143,6 +144,7 @@ class Services:
     networks: NetworkService
     cgroups: EngineCgroups
     launcher: LauncherPort
+    settings: Settings = field(default_factory=Settings)
     watcher: DirectoryWatcher = field(default_factory=DirectoryWatcher)
     background: Background = field(default_factory=Background)
     disk: Disk = field(default_factory=Disk)

@@ -144,7 +144,9 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
-    driver: str = "json-file"
+    """`driver` "" is the engine's default one."""
+
+    driver: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import islice
 
 from pystack.model.container import IpamPool
 from pystack.model.errors import Forbidden, InvalidInput
+from pystack.model.settings import AddressPool
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -21,6 +23,19 @@ DEFAULT_POOLS: tuple[IPv4Network, ...] = (
     *(IPv4Network(f"172.{n}.0.0/16") for n in range(17, 32)),
     *IPv4Network("192.168.0.0/16").subnets(new_prefix=20),
 )
+
+
+#: Of one configured base no more subnets than this are looked at.
+_MOST_SUBNETS = 4096
+
+
+def subnetted(pools: Iterable[AddressPool]) -> tuple[IPv4Network, ...]:
+    """The subnets of configured pools, in their order."""
+    return tuple(
+        subnet
+        for pool in pools
+        for subnet in islice(IPv4Network(pool.base).subnets(new_prefix=pool.size), _MOST_SUBNETS)
+    )
 
 
 def choose_pool(taken: Iterable[Network], pools: Iterable[IPv4Network] = DEFAULT_POOLS) -> IPv4Network | None:

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 
 from pystack.model.container import IpamPool, NetworkSpec
 from pystack.model.documents import Documents
@@ -105,6 +106,7 @@ class NetworkRegistry:
     def __init__(self, instance: Instance, documents: Documents, taken: Callable[[], list[Network]]) -> None:
         self._instance, self._documents, self._taken = instance, documents, taken
         self._states: dict[str, NetworkState] = {}
+        self.default_pools: Sequence[IPv4Network] = DEFAULT_POOLS
 
     def __iter__(self) -> Iterator[NetworkState]:
         return iter(tuple(self._states.values()))
@@ -278,11 +280,11 @@ class NetworkRegistry:
         self, spec: NetworkSpec, have: Sequence[Network], taken: Sequence[Network]
     ) -> Iterator[Network]:
         if spec.enable_ipv4 and not any(subnet.version == 4 for subnet in have):
-            chosen = choose_pool(taken)
+            chosen = choose_pool(taken, self.default_pools)
             if chosen is None:
                 raise Conflict(
                     "all predefined address pools have been fully subnetted",
-                    hint=f"the host's routes and networks cover all {len(DEFAULT_POOLS)}: remove unused networks, "
+                    hint=f"the host's routes and networks cover all {len(self.default_pools)}: remove unused networks, "
                     "or give the network a subnet",
                 )
             yield chosen

@@ -22,13 +22,14 @@ from pystack.model.documents import Documents
 from pystack.model.errors import Conflict, EngineError, Forbidden, NotFound, PystackError
 from pystack.model.names import Instance
 from pystack.model.observed import NetworkView
+from pystack.model.settings import AddressPool
 from pystack.network import bridge, endpoints, forwarding, publishing
 from pystack.network.bridge import Bridges
 from pystack.network.dns import DnsServer, open_sockets
 from pystack.network.firewall import Firewall
 from pystack.network.forwarding import Forwarder
 from pystack.network.hosts import HostResolver
-from pystack.network.ipam import Network
+from pystack.network.ipam import DEFAULT_POOLS, Network, subnetted
 from pystack.network.mending import Mender
 from pystack.network.ports import HostPorts
 from pystack.network.records import Attachment, Sandbox, SandboxRequest
@@ -78,6 +79,10 @@ class NetworkService:
         self._unsaved: set[str] = set()  # predefined networks whose subnet was chosen but is not durable yet
 
     # -- life of the service ---------------------------------------------------------------------------------------
+
+    def set_default_pools(self, pools: Sequence[AddressPool]) -> None:
+        """Where networks without a subnet of their own get one from; without any, Docker's pools."""
+        self._registry.default_pools = subnetted(pools) or DEFAULT_POOLS
 
     async def open(self) -> None:
         """Load the records. The kernel is left as it is until `recover`, or the first network."""

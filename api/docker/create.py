@@ -202,7 +202,7 @@ def _config_fields(body: ContainerBody) -> dict[str, Any]:
 def _log_of(host: HostConfigBody) -> LogConfig:
     log = host.LogConfig
     return LogConfig(
-        driver=(log.Type or "json-file") if log else "json-file", options=(log.Config or {}) if log else {}
+        driver=(log.Type or "") if log else "", options=(log.Config or {}) if log else {}
     )
 
 

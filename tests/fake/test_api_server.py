@@ -15,7 +15,8 @@ import pytest
 from fake.api_engine import FakeEngine, hex_id
 
 from pystack.api.context import DaemonFacts
-from pystack.api.server import ApiServer, bind_socket, build_app
+from pystack.api.listeners import bind_socket
+from pystack.api.server import ApiServer, build_app
 from pystack.engine.interface import LogEntry
 from pystack.model.container import ContainerSpec
 from pystack.model.errors import EngineError
