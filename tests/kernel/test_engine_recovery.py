@@ -216,6 +216,27 @@ def test_killed_at_any_point_nothing_is_left_and_work_goes_on(tmp_path, point):
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("point", ["engine.remove.intent", "engine.stop.marked"])
+def test_a_removal_by_force_is_finished_by_the_next_engine(tmp_path, point):
+    daemon(
+        tmp_path,
+        """
+        await containers.create(spec("sleep", "1000", volumes=("/anon",), restart=RestartPolicy(name="always")), "web")
+        await containers.start("web")
+        await containers.remove("web", force=True, volumes=True)
+        """,
+        f"{point}=kill",
+    )
+
+    async def scene():
+        async with engine_at(tmp_path) as engine:
+            assert [v.name for v in await engine.containers.list(all=True)] == []
+            assert await engine.volumes.list() == []
+            assert all("pystack-launch" in line for line in leftovers(engine._services.instance))
+
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize("point", ["engine.exit.recorded", "engine.exit.network"])
 def test_an_end_that_was_only_recorded_leaves_nothing(tmp_path, point):
     body = """
