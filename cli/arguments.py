@@ -196,6 +196,17 @@ def _daemon(parser: argparse.ArgumentParser) -> None:
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--stop", action="store_true", help="stop the running daemon; containers go on")
     action.add_argument("--status", action="store_true", help="say whether a daemon answers, and which")
+    action.add_argument("--validate", action="store_true", help="check the configuration and end")
+    parser.add_argument(
+        "-H", "--host", dest="hosts", action="append", metavar="ADDRESS", help="listen there, too (repeat)"
+    )
+    parser.add_argument("-G", "--group", help="group whose members may use the socket")
+    parser.add_argument("--tlsverify", action="store_true", default=None, help="clients need certificates")
+    parser.add_argument("--tlscacert", metavar="FILE", help="certificate of who signed the clients'")
+    parser.add_argument("--tlscert", metavar="FILE", help="the daemon's certificate")
+    parser.add_argument("--tlskey", metavar="FILE", help="the daemon's key")
+    parser.add_argument("--config-file", metavar="FILE", help="default: daemon.json in PYSTACK_ROOT")
+    parser.add_argument("--debug", action="store_true", default=None, help="log more")
 
 
 def _version(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,10 @@ from pystack.cli.output import fail, note
 STOP_LIMIT = 30.0
 
 
+#: Flags that are keys of the configuration file, too.
+_FLAGS = ("hosts", "group", "tlsverify", "tlscacert", "tlscert", "tlskey", "debug")
+
+
 def run(options: Any) -> int:
     root, run_dir, host = locations()
     if options.stop:
@@ -28,12 +32,25 @@ def run(options: Any) -> int:
     from pystack.model.names import Instance
 
     client = Client(host)
+    instance = Instance(root=root, run=run_dir, socket=client.path)
+    flags = {name: getattr(options, name) for name in _FLAGS if getattr(options, name) is not None}
     try:
-        run_daemon(Instance(root=root, run=run_dir, socket=client.path))
+        if options.validate:
+            _validate(instance, flags, options.config_file or "")
+        else:
+            run_daemon(instance, flags, file=options.config_file or "")
     except PystackError as error:
         status = LOST_RACE if isinstance(error, Conflict) else 1
         fail(error.message, hint=error.hint or "", status=status)
     return 0
+
+
+def _validate(instance: Any, flags: dict[str, Any], file: str) -> None:
+    from pystack.api import configuration
+
+    path = file or configuration.file_of(instance)
+    configuration.load(path, flags)
+    print(f"configuration OK{f': {path}' if path else ''}")
 
 
 def _stop(client: Client, lock: str) -> int:
