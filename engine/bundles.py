@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pystack.engine.confine import Confinement, confinement, path_lists
 from pystack.engine.container import Container, MountRecord
 from pystack.engine.merge import argv, process_env
+from pystack.engine.remap import IdMap
 from pystack.engine.runtime.bundle import (
     Bundle,
     DeviceNode,
@@ -23,6 +24,7 @@ from pystack.engine.runtime.bundle import (
     RootFilesystem,
 )
 from pystack.kernel.devices import container_devices
+from pystack.kernel.userns import to_host
 from pystack.model.container import ContainerSpec, ExecSpec, LogConfig, Mount
 from pystack.model.errors import InvalidInput
 
@@ -53,6 +55,7 @@ class Surroundings:
     namespaces: Namespaces
     cgroups: list[str]
     network_files: Mapping[str, str]  # target in the container -> file on the host
+    ids: IdMap | None = None  # of the container's user namespace
     image_layers: Mapping[str, Sequence[str]] = field(
         default_factory=dict
     )  # id of a mounted image -> its layers
@@ -74,7 +77,18 @@ def parse_size(text: str) -> int:
         raise InvalidInput(f"invalid size: {text!r}", hint="write it like 64m or 1g") from None
 
 
-def tmpfs_entry(mount: Mount) -> MountEntry:
+def _owner(option: str, ids: IdMap | None) -> str:
+    """`uid=7` or `gid=7` of a tmpfs with the host's id: it is mounted before the user namespace is entered."""
+    key, _, value = option.partition("=")
+    if ids is None or key not in {"uid", "gid"} or not value.isdigit():
+        return option
+    number = to_host(ids.uid if key == "uid" else ids.gid, int(value))
+    if number < 0:
+        raise InvalidInput(f"invalid tmpfs option {option!r}: the container's user namespace has no such id")
+    return f"{key}={number}"
+
+
+def tmpfs_entry(mount: Mount, ids: IdMap | None = None) -> MountEntry:
     """A tmpfs of the container: noexec, nosuid, nodev unless the raw options say otherwise, like Docker."""
     flags, data = MS_NOEXEC | MS_NOSUID | MS_NODEV, []
     for option in filter(None, mount.tmpfs_options.split(",")):
@@ -83,7 +97,7 @@ def tmpfs_entry(mount: Mount) -> MountEntry:
             bit, on = _TMPFS_FLAGS[option]
             flags = flags | bit if on else flags & ~bit
         elif key in _TMPFS_DATA and value:
-            data.append(option)
+            data.append(_owner(option, ids))
         else:
             raise InvalidInput(f'Invalid tmpfs option ["{option}"] for {mount.target}')
     if mount.tmpfs_size:
@@ -106,6 +120,7 @@ def bind_entry(
     propagation: str = "",
     subpath: str = "",
     readonly_recursive: bool = True,
+    idmap: bool = False,
 ) -> MountEntry:
     return MountEntry(
         kind="bind",
@@ -117,6 +132,7 @@ def bind_entry(
         readonly=readonly,
         subpath=subpath,
         readonly_recursive=readonly_recursive,
+        idmap=idmap,
     )
 
 
@@ -137,7 +153,7 @@ def _image_entry(mount: MountRecord, layers: Sequence[str], place: str) -> Mount
 
 def _entry(container: Container, mount: MountRecord, around: Surroundings) -> MountEntry:
     if mount.spec.type == "tmpfs":
-        return tmpfs_entry(mount.spec)
+        return tmpfs_entry(mount.spec, around.ids)
     if mount.spec.type == "image":
         place = image_mount_directory(container.directory, mount.spec.target)
         return _image_entry(mount, around.image_layers[mount.view.source], place)
@@ -149,6 +165,7 @@ def _entry(container: Container, mount: MountRecord, around: Surroundings) -> Mo
         propagation=mount.spec.propagation,
         subpath=mount.spec.subpath,
         readonly_recursive=mount.spec.recursive and mount.spec.read_only_recursive != "no",
+        idmap=mount.spec.type == "volume" and mount.view.source.startswith(around.rootfs["top"] + "/"),
     )
 
 
@@ -161,13 +178,16 @@ def _mounts(container: Container, around: Surroundings) -> list[MountEntry]:
     config = container.config
     asked = [_entry(container, m, around) for m in container.record.mounts]
     for index, file in enumerate(config.files):
-        asked.append(bind_entry(f"{container.directory}/files/{index}", file.target, readonly=True))
+        asked.append(
+            bind_entry(f"{container.directory}/files/{index}", file.target, readonly=True, idmap=True)
+        )
     if config.ipc_mode == "host":
         asked.append(bind_entry("/dev/shm", "/dev/shm", readonly=False))
     taken = {e["target"].rstrip("/") for e in asked}
-    asked += [bind_entry(s, t, readonly=False) for t, s in around.network_files.items() if t not in taken]
+    files = around.network_files.items()
+    asked += [bind_entry(s, t, readonly=False, idmap=True) for t, s in files if t not in taken]
     asked.sort(key=_depth)
-    return [bind_entry(s, t, readonly=True) for s, t in around.root_binds] + asked
+    return [bind_entry(s, t, readonly=True, idmap=True) for s, t in around.root_binds] + asked
 
 
 def _default_nodes() -> list[DeviceNode]:
@@ -287,7 +307,7 @@ def build(container: Container, around: Surroundings) -> Bundle:
     config = container.config
     masked, readonly = path_lists(config)
     shared_uts = config.uts_mode == "host"
-    return Bundle(
+    bundle = Bundle(
         id=container.id,
         run=container.record.run,
         directory=container.directory,
@@ -312,3 +332,7 @@ def build(container: Container, around: Surroundings) -> Bundle:
         sysctls=dict(config.sysctls),
         privileged=config.privileged,
     )
+    if around.ids is not None:
+        bundle["uid_map"] = [list(each) for each in around.ids.uid]
+        bundle["gid_map"] = [list(each) for each in around.ids.gid]
+    return bundle

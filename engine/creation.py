@@ -12,7 +12,7 @@ import os
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from pystack.engine import clock, materialise
+from pystack.engine import clock, materialise, remap
 from pystack.engine.container import Container, ContainerRecord, MountRecord
 from pystack.engine.defaults import with_defaults
 from pystack.engine.interface import Created
@@ -51,6 +51,7 @@ class Creation:
                 undo.callback(names.release, name, container_id)
             image = await services.images.ensure(spec.image)
             config = self._resolved(merge(with_defaults(spec, services.settings), image.config, container_id))
+            remap.check(services.remap, config)
             warnings = check(config, facts(), services.cgroups.features)
             if not name:
                 name = names.reserve_random(container_id)

@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from pystack.engine import info
+from pystack.engine import info, remap
 from pystack.engine.container import Container
 from pystack.engine.containers import Containers
 from pystack.engine.creation import Creation
@@ -50,7 +50,7 @@ class Engine:
         self._services, self._store, self._lifecycle = services, store, lifecycle
         self._containers = containers
         self._networks = Networks(services)
-        self._files = Files(services)
+        self._files = Files(services, lifecycle)
 
     @classmethod
     @asynccontextmanager
@@ -212,6 +212,9 @@ async def _compose(instance: Instance, store: Store, stack: AsyncExitStack, sett
     def publish(type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> Event:
         return events.publish(type, action, actor_id, attributes)
 
+    ids = remap.parse(settings.userns_remap)
+    if ids is not None:
+        await asyncio.to_thread(remap.require_support, instance)
     registry = Registry(store.table("containers"), instance)
     cgroups = EngineCgroups(instance.cgroup)
     cgroups.prepare()
@@ -239,4 +242,5 @@ async def _compose(instance: Instance, store: Store, stack: AsyncExitStack, sett
         cgroups=cgroups,
         launcher=launcher,
         settings=settings,
+        remap=ids,
     )

@@ -16,6 +16,7 @@ from pystack.engine.disk import Disk
 from pystack.engine.events import EventBus
 from pystack.engine.names import NameIndex
 from pystack.engine.ports import LauncherPort
+from pystack.engine.remap import IdMap
 from pystack.engine.store import Table
 from pystack.image.records import ImageUser
 from pystack.image.service import ImageService
@@ -145,6 +146,7 @@ class Services:
     cgroups: EngineCgroups
     launcher: LauncherPort
     settings: Settings = field(default_factory=Settings)
+    remap: IdMap | None = None  # ids of containers' users, None when they are the host's
     watcher: DirectoryWatcher = field(default_factory=DirectoryWatcher)
     background: Background = field(default_factory=Background)
     disk: Disk = field(default_factory=Disk)

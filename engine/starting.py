@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from pystack.engine import bundles
+from pystack.engine import bundles, remap
 from pystack.engine.container import Container
 from pystack.engine.ports import ShimPort
 from pystack.engine.resources import limits_of
@@ -19,6 +19,7 @@ from pystack.engine.services import Services
 from pystack.kernel import process
 from pystack.kernel.devices import container_devices
 from pystack.kernel.failpoints import failpoint
+from pystack.model.container import ContainerSpec
 from pystack.model.errors import Conflict, EngineError, InvalidInput
 from pystack.model.states import ContainerState
 from pystack.network.service import Sandbox, SandboxRequest
@@ -81,6 +82,7 @@ class Starter:
         """Bring the process up. Raises StartError or EngineError with everything undone."""
         services, config = self._services, container.config
         async with AsyncExitStack() as undo:
+            remap.check(services.remap, config)
             for mount in container.record.mounts:
                 binds.check_propagation(mount.view.source, mount.spec.propagation)
             namespaces, fds = self._namespaces(container, undo)
@@ -146,10 +148,21 @@ class Starter:
                 uts=choose("uts", config.uts_mode),
                 cgroup="host" if cgroupns == "host" else "new",
                 shm=self._shm(config.ipc_mode, shared),
-                user="host",
+                user=self._user(config, shared),
             ),
             fds,
         )
+
+    def _user(self, config: ContainerSpec, shared: Callable[[str, str], str]) -> str:
+        """A user namespace of its own; with the one that a joined namespace belongs to, or it would have no right there."""
+        if remap.remapped(self._services.remap, config) is None:
+            return "host"
+        for mode in (config.network_mode, config.pid_mode, config.ipc_mode):
+            if mode.startswith("container:"):
+                target = self._services.registry.get(mode.removeprefix("container:"))
+                if target.shim is not None and process.has_user_namespace(target.shim.pid):
+                    return shared("user", mode)
+        return "new"
 
     def _shm(self, mode: str, shared: Callable[[str, str], str]) -> str:
         """What /dev/shm shows: who shares the IPC namespace shares it, too, by way of the other's mount namespace."""
@@ -203,12 +216,14 @@ class Starter:
                 lower=list(snapshot.lower),
                 upper=snapshot.upper,
                 work=snapshot.work,
+                top=self._services.instance.root,
                 mountpoint=snapshot.mountpoint,
                 readonly=container.config.read_only_rootfs,
             ),
             root_binds=tuple(snapshot.binds),
             namespaces=namespaces,
             cgroups=cgroups,
+            ids=remap.remapped(self._services.remap, container.config),
             network_files={
                 target: f"{owner.run_directory}/{name}" for target, name in _NETWORK_FILES.items()
             },

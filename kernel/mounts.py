@@ -127,6 +127,17 @@ def set_readonly(fd: int, *, recursive: bool) -> None:
     sc.mount_setattr(fd, set_=sc.MOUNT_ATTR_RDONLY, recursive=recursive)
 
 
+def map_ids(fd: int, user: int, *, recursive: bool) -> None:
+    """Show a detached tree's files with the ids that they have in a user namespace, and make new ones likewise.
+
+    OSError EINVAL where the file system cannot (overlayfs, and network file systems mostly).
+    """
+    try:
+        sc.mount_setattr(fd, set_=sc.MOUNT_ATTR_IDMAP, recursive=recursive, userns=user)
+    except OSError as error:
+        raise OSError(error.errno, f"its file system cannot map ids: {error.strerror}") from error
+
+
 def set_propagation(fd: int, propagation: str) -> None:
     """`[r]private`, `[r]slave`, `[r]shared`; "" is rprivate (Docker's default for a bind)."""
     name = propagation or "rprivate"

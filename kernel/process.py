@@ -68,6 +68,11 @@ def open_namespace(pid: int, kind: str) -> int:
     return os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
 
 
+def has_user_namespace(pid: int) -> bool:
+    """Whether a process is in another user namespace than the caller."""
+    return not os.path.samestat(os.stat(f"/proc/{pid}/ns/user"), os.stat("/proc/self/ns/user"))
+
+
 def fd_path(fd: int) -> bytes:
     """A short path that names exactly the object behind `fd`, for calls that take only paths (mount(2), chmod(2))."""
     return b"/proc/self/fd/%d" % fd

@@ -31,6 +31,7 @@ MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+MOUNT_ATTR_IDMAP = 0x100000
 MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_NODIRATIME = 0x70, 0x10, 0x20, 0x80
 
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
@@ -50,10 +51,10 @@ PROC_SUPER_MAGIC, DEVPTS_SUPER_MAGIC, CGROUP2_SUPER_MAGIC = 0x9FA0, 0x1CD1, 0x63
 #: System call numbers where x86_64 differs from the generic table (aarch64, riscv64); the rest are the same everywhere.
 _X86_64 = {"pivot_root": 155, "capget": 125, "capset": 126, "setgroups": 116, "setresuid": 117, "setresgid": 119,
            "keyctl": 250, "seccomp": 317, "sethostname": 170, "setdomainname": 171,
-           "rt_sigaction": 13, "rt_sigtimedwait": 128, "clone": 56}  # fmt: skip
+           "rt_sigaction": 13, "rt_sigtimedwait": 128, "clone": 56, "setfsuid": 122, "setfsgid": 123}  # fmt: skip
 _GENERIC = {"pivot_root": 41, "capget": 90, "capset": 91, "setgroups": 159, "setresuid": 147, "setresgid": 149,
             "keyctl": 219, "seccomp": 277, "sethostname": 161, "setdomainname": 162,
-            "rt_sigaction": 134, "rt_sigtimedwait": 137, "clone": 220}  # fmt: skip
+            "rt_sigaction": 134, "rt_sigtimedwait": 137, "clone": 220, "setfsuid": 151, "setfsgid": 152}  # fmt: skip
 _COMMON = {"pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
            "pidfd_open": 434, "clone3": 435, "close_range": 436, "openat2": 437, "mount_setattr": 442}  # fmt: skip
 NUMBERS = {**(_X86_64 if os.uname().machine == "x86_64" else _GENERIC), **_COMMON}
@@ -129,6 +130,8 @@ _fsconfig = _syscall(c_int, c_uint, c_char_p, c_char_p, c_int)
 _fsmount = _syscall(c_int, c_uint, c_uint)
 _close_range = _syscall(c_uint, c_uint, c_uint)
 _capset = _syscall(c_char_p, c_char_p)
+_capget = _syscall(c_void_p, c_void_p)
+_setfs = _syscall(c_uint)
 _seccomp = _syscall(c_uint, c_uint, ctypes.POINTER(SockFprog))
 _setgroups = _syscall(c_size_t, c_void_p)
 _setres = _syscall(c_uint, c_uint, c_uint)
@@ -216,10 +219,10 @@ def move_mount(mount_fd: int, target_fd: int, target: bytes = b"") -> None:
 
 
 def mount_setattr(
-    fd: int, *, set_: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False
+    fd: int, *, set_: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False, userns: int = 0
 ) -> None:
     """Change the mount that `fd` is the root of. Flags that are not named stay as they are, locked ones, too."""
-    attr = MountAttr(set_, clear, propagation, 0)
+    attr = MountAttr(set_, clear, propagation, userns)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _check(
         _mount_setattr(NUMBERS["mount_setattr"], fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)),
@@ -259,6 +262,27 @@ def capset(*, effective: int, permitted: int, inheritable: int) -> None:
     low = b"".join((mask & 0xFFFFFFFF).to_bytes(4, "little") for mask in (effective, permitted, inheritable))
     high = b"".join((mask >> 32).to_bytes(4, "little") for mask in (effective, permitted, inheritable))
     _check(_capset(NUMBERS["capset"], header, low + high), "capset")
+
+
+def capget() -> tuple[int, int]:
+    """The calling thread's effective and permitted sets as bit masks."""
+    header = ctypes.create_string_buffer((0x20080522).to_bytes(4, "little") + bytes(4), 8)
+    data = (c_uint * 6)()
+    _check(_capget(NUMBERS["capget"], ctypes.addressof(header), ctypes.addressof(data)), "capget")
+    return data[0] | data[3] << 32, data[1] | data[4] << 32
+
+
+def setfsuid(uid: int) -> None:
+    """The id that files are made and opened with. It reports no errors: what is in force afterwards tells."""
+    _setfs(NUMBERS["setfsuid"], uid)
+    if _setfs(NUMBERS["setfsuid"], 0xFFFFFFFF) != uid:
+        raise OSError(1, os.strerror(1), f"setfsuid {uid}")
+
+
+def setfsgid(gid: int) -> None:
+    _setfs(NUMBERS["setfsgid"], gid)
+    if _setfs(NUMBERS["setfsgid"], 0xFFFFFFFF) != gid:
+        raise OSError(1, os.strerror(1), f"setfsgid {gid}")
 
 
 def seccomp_filter(program: bytes) -> None:

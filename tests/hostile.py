@@ -15,8 +15,9 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import harness
 import images
@@ -34,6 +35,9 @@ trap '' ALRM USR1 PIPE; umask 0; for n in {3..20}; do eval "exec $n</"; done; ex
 
 class Daemon(harness.Engine):
     """An engine with a hostile parent and a canary directory that nothing may read or change."""
+
+    #: A command that executes the daemon.
+    wrapper: tuple[str, ...] = ()
 
     def __init__(self, base: Path) -> None:
         super().__init__(base / "root", base / "run")
@@ -53,7 +57,18 @@ class Daemon(harness.Engine):
 
         with open(f"{self.instance.run}/daemon.log", "ab") as log:
             self.process = subprocess.Popen(
-                ["bash", "-c", _START, "bash", sys.executable, "-P", "-m", "pystack", "daemon"],
+                [
+                    *self.wrapper,
+                    "bash",
+                    "-c",
+                    _START,
+                    "bash",
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "pystack",
+                    "daemon",
+                ],
                 env=self.environment | secrets | env,
                 cwd=self.canary,
                 stdout=log,
@@ -110,6 +125,9 @@ class Daemon(harness.Engine):
         return token.st_nlink == 1 and stat.S_IMODE(token.st_mode) == 0o600
 
 
+_D = TypeVar("_D", bound=Daemon)
+
+
 def _variants(canary: str) -> bytes:
     """The images: an honest one, and one for each trick."""
     link, member = images.symlink, images.member
@@ -152,9 +170,16 @@ def _variants(canary: str) -> bytes:
 
 @pytest.fixture(scope="module", name="daemon")
 def hostile_daemon() -> Iterator[Daemon]:
+    with running(Daemon) as made:
+        yield made
+
+
+@contextmanager
+def running(kind: type[_D]) -> Iterator[_D]:
+    """A daemon with the images, and nothing of it left afterwards."""
     base = Path(tempfile.mkdtemp(prefix="pystack-isolation-", dir="/var/tmp"))
     base.chmod(0o755)
-    made = Daemon(base)
+    made = kind(base)
     for name in ("root", "run", "canary"):
         (base / name).mkdir()
     (made.canary / "token").write_text(SECRET)

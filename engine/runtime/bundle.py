@@ -16,6 +16,9 @@ class RootFilesystem(TypedDict):
     lower: list[str]  # layer directories, topmost first
     upper: str
     work: str
+    top: NotRequired[
+        str
+    ]  # what holds all of these and `mountpoint`: where ids are mapped, it is as one mount
     mountpoint: str  # an empty directory that all containers share: each mounts on it in its own namespace
     readonly: bool
 
@@ -40,6 +43,7 @@ class MountEntry(TypedDict, total=False):
     upper: str
     work: str
     recursive: bool  # bind: with sub-mounts
+    idmap: bool  # bind: the files are the engine's, and have the container's own ids on disk
     readonly_recursive: bool  # whether `readonly` holds for the sub-mounts, too; default: as `recursive`
     propagation: str  # "" = rprivate
     readonly: bool
@@ -113,7 +117,7 @@ class Namespaces(TypedDict):
     uts: str
     cgroup: str
     shm: NotRequired[str]
-    user: str  # "host" for now
+    user: str  # "new", "host", or "fd:N" with one that others have; then `uid_map` and `gid_map` tell its ids
 
 
 class Bundle(TypedDict):
@@ -139,6 +143,8 @@ class Bundle(TypedDict):
     masked_paths: list[str]
     readonly_paths: list[str]
     sysctls: dict[str, str]
+    uid_map: NotRequired[list[list[int]]]  # [first id inside, first on the host, count]
+    gid_map: NotRequired[list[list[int]]]
     privileged: bool  # /sys and cgroup read-write
 
 

@@ -22,7 +22,7 @@ from pystack.engine.runtime import confine, wire
 from pystack.engine.runtime.init import run_init
 from pystack.engine.runtime.rootfs import RootBuilder, open_null_at, open_slave
 from pystack.engine.runtime.users import Identity, UserError
-from pystack.kernel import mounts
+from pystack.kernel import mounts, userns
 from pystack.kernel import syscalls as sc
 from pystack.kernel.cgroup_entry import enter, is_v2
 from pystack.kernel.failpoints import failpoint
@@ -89,6 +89,7 @@ class Child:
         self.cgroups = cgroups
         self.warnings: list[str] = []
         self.root = -1
+        self.limited = False  # the limits are set already
         self.identity = Identity(0, 0, [0], b"/")
 
     def run(self, steps: Sequence[Step], finish: Callable[[], NoReturn]) -> NoReturn:
@@ -154,6 +155,23 @@ class Child:
         self.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.identity = confine.resolve_identity(self.root, self.process)
 
+    def enter_user_namespace(self, user: int, uid_map: Sequence[Sequence[int]], *, own_mounts: bool) -> None:
+        """The end of the host's rights: what needs them comes before, everything else of `start` after.
+
+        `user` is the namespace or a pidfd. With `own_mounts` the mount namespace becomes one that belongs to it, so that
+        every mount is locked and only a capability in the container, if it has one, changes them.
+        """
+        confine.own_stdio(self.streams.all(), userns.to_host(uid_map, self.identity.uid))
+        self.warnings += confine.set_rlimits(self.process)
+        self.limited = True
+        userns.enter(user)
+        if own_mounts:
+            sc.unshare(sc.CLONE_NEWNS)
+            os.close(self.root)
+            self.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.close(user)
+
     def use_terminal(self, slave: int) -> None:
         """`slave` becomes the controlling terminal and all three streams; the caller leads a session of its own."""
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
@@ -172,7 +190,8 @@ class Child:
             fd if fd >= 0 else null for fd in (self.streams.stdin, self.streams.stdout, self.streams.stderr)
         )
         env = confine.environment(self.process, self.identity)
-        self.warnings += confine.set_rlimits(self.process)
+        if not self.limited:
+            self.warnings += confine.set_rlimits(self.process)
         confine.enter_directory(self.root, self.process["cwd"])
         confine.wire_stdio(stdin, stdout, stderr, self.sync.detach())
         sync = self.sync = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=confine.SYNC_FD)
@@ -233,14 +252,15 @@ def run_first_process(
     """PID 1, right after clone. `namespaces`: fds to join by kind; `unshare`: what to leave once in the cgroups."""
     process = bundle["process"]
     child = Child(process, sync, streams, bundle["cgroups"])
-    build = RootBuilder(bundle)
-    shm = namespaces.pop("shm", -1)
+    user, shm = namespaces.pop("user", -1), namespaces.pop("shm", -1)
+    build = RootBuilder(bundle, user)
 
     def prepare() -> None:
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
         os.umask(0)
-        close_others([sync.fileno(), *streams.all(), *namespaces.values(), *([shm] if shm >= 0 else [])])
+        kept = [fd for fd in (user, shm) if fd >= 0]
+        close_others([sync.fileno(), *streams.all(), *namespaces.values(), *kept])
 
     def take_shm() -> None:
         if shm >= 0:
@@ -258,6 +278,14 @@ def run_first_process(
             sc.sethostname(os.fsencode(bundle["hostname"]))
         if bundle["domainname"]:
             sc.setdomainname(os.fsencode(bundle["domainname"]))
+
+    def map_files() -> None:
+        build.map_files()
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)  # other ids took it away
+
+    def enter_user_namespace() -> None:
+        if user >= 0:
+            child.enter_user_namespace(user, bundle["uid_map"], own_mounts=True)
 
     def terminal() -> None:
         if process["tty"]:
@@ -282,6 +310,7 @@ def run_first_process(
         Step("make a session keyring", lambda: child.join_keyring(bundle["id"])),
         Step("set the host name", name),
         Step("leave the host's mounts", build.leave_host),
+        Step("map the ids of files", map_files),
         Step("mount images", build.make_overlays),
         Step("mount the root file system", build.mount_root),
         Step("mount /proc", build.mount_proc),
@@ -295,6 +324,7 @@ def run_first_process(
         Step("make paths read-only", build.protect_paths),
         Step("enter the root file system", build.pivot),
         Step("resolve the user", child.resolve_user),
+        Step("enter the user namespace", enter_user_namespace),
         Step("wait for the network", wait_for_go),
     ]
     child.run(steps, lambda: child.start(init=bundle["init"]))
@@ -308,8 +338,12 @@ def run_exec(
     pidfd: int,
     sync: socket.socket,
     streams: Streams,
+    uid_map: Sequence[Sequence[int]] = (),
 ) -> NoReturn:
-    """An exec, right after clone from the shim, in the host's namespaces. It enters the pid namespace when it is confined."""
+    """An exec, right after clone from the shim, in the host's namespaces. It enters the pid namespace when it is confined.
+
+    `uid_map` is empty in the host's user namespace.
+    """
     child = Child(process, sync, streams, cgroups)
 
     def prepare() -> None:
@@ -319,7 +353,12 @@ def run_exec(
 
     def join() -> None:
         sc.setns(pidfd, JOIN_FLAGS)
-        os.close(pidfd)
+
+    def enter_user_namespace() -> None:
+        if uid_map:
+            child.enter_user_namespace(pidfd, uid_map, own_mounts=False)
+        else:
+            os.close(pidfd)
 
     def terminal() -> None:
         if not process["tty"]:
@@ -348,6 +387,7 @@ def run_exec(
         Step("resolve the user", child.resolve_user),
         Step("make the terminal", terminal),
         Step("take the standard streams", replace_null),
+        Step("enter the user namespace", enter_user_namespace),
     ]
     child.run(steps, lambda: child.start(init=False, outside=True))
 

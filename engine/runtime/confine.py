@@ -19,6 +19,7 @@ from pystack.kernel import syscalls as sc
 TYPE_CHECKING = False  # typing is 0.6 MB that the launcher does without; checkers take this name for true
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Sequence
     from typing import NoReturn
 
     from pystack.engine.runtime.bundle import Process
@@ -87,7 +88,7 @@ def confine(process: Process, identity: users.Identity) -> None:
     capabilities = process["capabilities"]
     no_new_privileges = process["no_new_privileges"]
     program = a2b_base64(process["seccomp"])
-    _own_stdio(identity.uid)
+    own_stdio((0, 1, 2), identity.uid)
     if no_new_privileges:
         sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)
     _drop_bounding(capabilities["bounding"])
@@ -126,9 +127,9 @@ def _drop_bounding(keep: int) -> None:
             raise  # EINVAL: one past the last capability that this kernel knows
 
 
-def _own_stdio(uid: int) -> None:
+def own_stdio(fds: Sequence[int], uid: int) -> None:
     """Pipes and the terminal belong to the user, so that /dev/stdout can be opened again; devices never change."""
-    for fd in (0, 1, 2):
+    for fd in fds:
         found = os.fstat(fd)
         is_terminal = stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) in range(136, 144)
         if found.st_uid != uid and (stat.S_ISFIFO(found.st_mode) or is_terminal):

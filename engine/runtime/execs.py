@@ -59,6 +59,7 @@ class Exec:
                     pidfd=shim.pidfd,
                     sync=theirs,
                     streams=streams,
+                    uid_map=shim.bundle.get("uid_map", ()),
                 )
         except OSError:
             self._sync.close()
@@ -121,6 +122,7 @@ class Exec:
             self._end(status)
 
     def _end(self, status: int) -> None:
+        failpoint("shim.exec.ended")
         code = os.waitstatus_to_exitcode(status)
         if self._failure is None and not self._ready:
             self._failure = (f"cannot exec: the process ended with {code} while it was set up", 126)

@@ -12,7 +12,7 @@ import stat
 from fcntl import ioctl
 from termios import TIOCSWINSZ
 
-from pystack.kernel import mounts
+from pystack.kernel import mounts, userns
 from pystack.kernel import syscalls as sc
 from pystack.kernel.cgroup_entry import is_v2
 from pystack.kernel.failpoints import failpoint
@@ -38,8 +38,10 @@ _LINKS = ((b"fd", b"/proc/self/fd"), (b"stdin", b"/proc/self/fd/0"), (b"stdout",
 class RootBuilder:
     """Steps that make one root. They must run in the order in which they are written down here."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, user: int = -1) -> None:
+        """`user`: fd of the container's user namespace, -1 for the host's."""
         self.bundle = bundle
+        self._user = user
         self.root = -1  # O_PATH of the new root
         self.console = -1  # slave side of the terminal
         self._dev = -1
@@ -60,6 +62,8 @@ class RootBuilder:
                     os.close(place)
                 else:
                     self._sources[index] = mounts.clone_tree(source, recursive=recursive)
+                if entry.get("idmap") and self._user >= 0:
+                    mounts.map_ids(self._sources[index], self._user, recursive=recursive)
 
     def take_shm(self, namespace: int) -> None:
         """Clone /dev/shm of another container: `namespace` is its mount namespace, left again at once."""
@@ -95,6 +99,24 @@ class RootBuilder:
     def leave_host(self) -> None:
         """From here on no mount of this namespace reaches the host's."""
         sc.mount(None, b"/", None, sc.MS_REC | sc.MS_SLAVE)
+
+    def map_files(self) -> None:
+        """Layers and the container's own files with their ids mapped, in place of themselves in this namespace."""
+        if self._user < 0:
+            return
+        top = os.fsencode(self.bundle["rootfs"]["top"])
+        tree = mounts.clone_tree(top, recursive=False)
+        mounts.map_ids(tree, self._user, recursive=False)
+        sc.mount_setattr(tree, propagation=sc.MS_PRIVATE)
+        sc.move_mount(tree, sc.AT_FDCWD, top)
+        os.close(tree)
+        userns.act_as(self._host_uid(0), self._host_gid(0))
+
+    def _host_uid(self, uid: int) -> int:
+        return userns.to_host(self.bundle["uid_map"], uid) if self._user >= 0 else uid
+
+    def _host_gid(self, gid: int) -> int:
+        return userns.to_host(self.bundle["gid_map"], gid) if self._user >= 0 else gid
 
     def mount_root(self) -> None:
         config = self.bundle["rootfs"]
@@ -168,7 +190,7 @@ class RootBuilder:
         for name in (b"pts", b"mqueue"):
             os.mkdir(name, 0o755, dir_fd=self._dev)
         noexec = sc.MS_NOSUID | sc.MS_NOEXEC
-        data = b"newinstance,ptmxmode=0666,mode=0620,gid=5"
+        data = b"newinstance,ptmxmode=0666,mode=0620,gid=%d" % self._host_gid(5)
         self._pts = self._mount_kernel(b"pts", b"devpts", noexec, data, below=self._dev)
         self._mount_shm()
         os.close(self._mount_kernel(b"mqueue", b"mqueue", _KERNEL_FLAGS, below=self._dev))
@@ -205,7 +227,8 @@ class RootBuilder:
         device = os.makedev(node["major"], node["minor"])
         os.mknod(name, kind | node["mode"], device, dir_fd=directory)
         if node["uid"] or node["gid"]:
-            os.chown(name, node["uid"], node["gid"], dir_fd=directory, follow_symlinks=False)
+            uid, gid = self._host_uid(node["uid"]), self._host_gid(node["gid"])
+            os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
         made = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if made.st_rdev != device or stat.S_IFMT(made.st_mode) != kind:
             raise OSError(1, "is not the device that was made", node["path"])

@@ -24,6 +24,7 @@ from pystack.engine.runtime.execs import Exec
 from pystack.engine.runtime.logfile import LogWriter, timestamp
 from pystack.engine.runtime.rootfs import window_size
 from pystack.kernel import syscalls as sc
+from pystack.kernel import userns
 from pystack.kernel.cgroup_entry import is_v2, oom_kills
 from pystack.kernel.failpoints import failpoint
 from pystack.kernel.process import open_namespace, socket_address
@@ -53,6 +54,7 @@ class Shim:
         self.pid = 0
         self.pidfd = self.netns = -1
         self._fds = fds
+        self._own: list[int] = []  # descriptors that only the clone needs
         self._control = control
         self._watchers = {control.fileno(): control}
         self._log = LogWriter(bundle["log"]) if bundle["log"]["path"] else None
@@ -80,9 +82,11 @@ class Shim:
         theirs.close()
         wire.close_all(streams.all())
         wire.close_all(self._fds)
+        wire.close_all(self._own)
         failpoint("shim.child.cloned")
         self.pidfd = os.pidfd_open(self.pid)
-        self.netns = open_namespace(self.pid, "net")
+        if self.netns < 0:
+            self.netns = open_namespace(self.pid, "net")
         self._sync = mine
         self._sync.setblocking(False)
         self._control.setblocking(False)
@@ -141,12 +145,30 @@ class Shim:
             unshare = (
                 sc.CLONE_NEWCGROUP
             )  # by the child, once it is in its cgroups: they become the namespace's root
+        if self.bundle["namespaces"]["user"] != "host":
+            flags &= ~self._make_user_namespace(join)
         if "pid" in join:
             self._clone_inside(join.pop("pid"), flags)
         else:
             self.pid = self.clone(flags)
         if self.pid == 0:
             child.run_first_process(self.bundle, sync, streams, join, unshare)
+
+    def _make_user_namespace(self, join: dict[str, int]) -> int:
+        """Add to `join` a user namespace and, of those that are to be new, what must belong to it: their flags.
+
+        The pid namespace stays the host's: its first process is one with the host's rights until the last step.
+        """
+        chosen = self.bundle["namespaces"]
+        kinds = [kind for kind in userns.KINDS if chosen[kind] == "new"]  # type: ignore[literal-required]
+        user = self._fds[int(chosen["user"][3:])] if chosen["user"].startswith("fd:") else -1
+        made = userns.make(self.bundle["uid_map"], self.bundle["gid_map"], kinds, user)
+        join.update(made)
+        self._own += [fd for fd in made.values() if fd != user]
+        if "net" in made:
+            self.netns = os.dup(made["net"])
+        failpoint("shim.userns.made")
+        return sum(userns.KINDS[kind] for kind in kinds)
 
     def _clone_inside(self, pid_namespace: int, flags: int) -> None:
         """Clone into another's pid namespace, and let later children be born in ours again.
