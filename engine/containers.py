@@ -8,12 +8,14 @@ from __future__ import annotations
 import builtins
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 
 from pystack.engine import clock, logs, stats, updating
 from pystack.engine.container import Container
 from pystack.engine.creation import Creation
 from pystack.engine.execs import Execs
-from pystack.engine.filters import container_matches, parse_until
+from pystack.engine.files import written_size
+from pystack.engine.filters import container_matches, one_until, parse_until
 from pystack.engine.interface import AttachSession, Created, Filters, LogEntry, LogOptions, Stats, WaitResult
 from pystack.engine.lifecycle import Lifecycle
 from pystack.engine.names import check_name
@@ -24,11 +26,13 @@ from pystack.model.container import ContainerSpec, ExecSpec, Resources, RestartP
 from pystack.model.errors import Conflict, EngineError, InvalidInput, NotFound
 from pystack.model.observed import ContainerView, ExecView
 from pystack.model.states import ContainerState
+from pystack.model.turns import OneAtATime
 
 
 class Containers:
     def __init__(self, services: Services, lifecycle: Lifecycle, creation: Creation, execs: Execs) -> None:
         self._services, self._lifecycle, self._creation, self._execs = services, lifecycle, creation, execs
+        self._pruning = OneAtATime()
 
     def _get(self, ref: str) -> Container:
         return self._services.registry.get(ref)
@@ -61,7 +65,10 @@ class Containers:
 
     async def rename(self, ref: str, name: str) -> None:
         container = self._get(ref)
-        name = check_name(name)
+        try:
+            name = check_name(name)
+        except InvalidInput as error:
+            raise InvalidInput(f"Error when allocating new name: {error}") from error
         names, services = self._services.registry.names, self._services
         async with container.lock:
             old = container.name
@@ -84,9 +91,7 @@ class Containers:
         self, ref: str, *, resources: Resources | None, restart: RestartPolicy | None
     ) -> tuple[str, ...]:
         """Change limits (live when it runs) and the restart policy; returns warnings. See `engine.updating`."""
-        return await updating.update(
-            self._services, self._lifecycle.oom, self._get(ref), resources, restart
-        )
+        return await updating.update(self._services, self._lifecycle.oom, self._get(ref), resources, restart)
 
     async def wait(
         self, ref: str, condition: str = "not-running", *, ready: Callable[[], None] | None = None
@@ -104,27 +109,27 @@ class Containers:
             container.removal_waiters.discard(future)
 
     async def prune(self, filters: Filters | None = None) -> tuple[builtins.list[str], int]:
-        """Remove containers that have ended. The bytes freed are not measured: 0."""
+        """Remove containers that have ended: (ids, bytes of what they had written)."""
         filters = dict(filters or {})
-        before = [parse_until(v) for v in filters.pop("until", ())]
-        removed = []
-        for container in self._services.registry:
-            view = container.view()
-            young = any(clock.parse_ns(view.created) > limit for limit in before)
-            if (
-                view.state not in {ContainerState.CREATED, ContainerState.EXITED, ContainerState.DEAD}
-                or young
-            ):
-                continue
-            if container.record.starting or not container_matches(view, filters):
-                continue
-            try:
-                await self._creation.remove(container, force=False, volumes=False)
-            except (Conflict, NotFound):
-                continue  # started or removed by somebody else meanwhile
-            removed.append(container.id)
-        self._services.events.publish("container", "prune", "", {"reclaimed": "0"})
-        return removed, 0
+        before = [parse_until(v) for v in one_until(filters)]
+        filters.pop("until", None)
+        removed, reclaimed = [], 0
+        with self._pruning:
+            for container in self._services.registry:
+                view = container.view()
+                young = any(clock.parse_ns(view.created) > limit for limit in before)
+                ended = view.state in {ContainerState.CREATED, ContainerState.EXITED, ContainerState.DEAD}
+                if young or not ended or container.record.starting or not container_matches(view, filters):
+                    continue
+                size = await self._services.disk.run(partial(written_size, container.record.upper_dir))
+                try:
+                    await self._creation.remove(container, force=False, volumes=False)
+                except (Conflict, NotFound):
+                    continue  # started or removed by somebody else meanwhile
+                removed.append(container.id)
+                reclaimed += size
+            self._services.events.publish("container", "prune", "", {"reclaimed": str(reclaimed)})
+        return removed, reclaimed
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

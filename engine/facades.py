@@ -6,6 +6,7 @@ import builtins
 from dataclasses import replace
 
 from pystack.engine.container import Container, networks_of
+from pystack.engine.filters import one_until
 from pystack.engine.interface import Created, Filters
 from pystack.engine.services import Services
 from pystack.engine.starting import write_network_files
@@ -13,6 +14,7 @@ from pystack.model.container import EndpointSpec, NetworkSpec
 from pystack.model.errors import Conflict, NotFound
 from pystack.model.observed import NetworkView
 from pystack.model.states import ContainerState
+from pystack.model.turns import OneAtATime
 from pystack.network.service import Sandbox
 
 
@@ -22,6 +24,7 @@ class Networks:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._networks = services.networks
+        self._pruning = OneAtATime()
 
     async def create(self, spec: NetworkSpec) -> Created:
         made = await self._networks.create(spec)
@@ -37,8 +40,10 @@ class Networks:
         return await self._networks.list(filters)
 
     async def prune(self, filters: Filters | None = None) -> builtins.list[str]:
+        one_until(filters or {})
         wanted = frozenset(name for c in self._services.registry for name in networks_of(c.config))
-        return await self._networks.prune(filters, in_use=wanted)
+        with self._pruning:
+            return await self._networks.prune(filters, in_use=wanted)
 
     async def connect(self, ref: str, container: str, endpoint: EndpointSpec) -> None:
         found = self._services.registry.get(container)

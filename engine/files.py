@@ -14,8 +14,10 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
+from pystack.engine import committing
 from pystack.engine.container import Container
-from pystack.engine.interface import PathChange, PathStat
+from pystack.engine.interface import CommitRequest, PathChange, PathStat
+from pystack.engine.lifecycle import Lifecycle
 from pystack.engine.places import Place, place_of
 from pystack.engine.runtime import users
 from pystack.engine.services import Services
@@ -39,8 +41,8 @@ _ST_RDONLY = 1
 class Files:
     """`interface.Files`."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, services: Services, lifecycle: Lifecycle) -> None:
+        self._services, self._lifecycle = services, lifecycle
 
     def _get(self, ref: str) -> Container:
         return self._services.registry.get(ref)
@@ -124,15 +126,7 @@ class Files:
     async def size(self, ref: str) -> int:
         """Bytes of the files that the container itself has written."""
         upper = self._get(ref).record.upper_dir
-
-        def measure() -> int:
-            try:
-                with Root.open_host(upper, no_xdev=True) as root:
-                    return root.content_size()
-            except FileNotFoundError:
-                return 0  # being removed
-
-        return await self._services.disk.run(measure)
+        return await self._services.disk.run(lambda: written_size(upper))
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
@@ -161,6 +155,9 @@ class Files:
 
             await run(work, feed)
         self._services.publish(container, "extract-to-dir")
+
+    async def commit(self, ref: str, request: CommitRequest) -> str:
+        return await committing.commit(self._services, self._lifecycle, self._get(ref), request)
 
     @asynccontextmanager
     async def _writable(self, container: Container) -> AsyncIterator[Callable[[], Tree]]:
@@ -228,6 +225,15 @@ class Files:
         )
 
 
+def written_size(upper: str) -> int:
+    """Bytes of the files in an upper directory (a host path), 0 when it is gone."""
+    try:
+        with Root.open_host(upper, no_xdev=True) as root:
+            return root.content_size()
+    except FileNotFoundError:
+        return 0  # being removed
+
+
 def _mount_namespace(container: Container) -> int:
     """A descriptor of a running container's mount namespace, -1 when it does not run. The caller closes it."""
     if not container.running or container.shim is None:
@@ -236,9 +242,16 @@ def _mount_namespace(container: Container) -> int:
         namespace = process.open_namespace(container.shim.pid, "mnt")
     except (FileNotFoundError, ProcessLookupError):
         return -1
+    mapped = process.has_user_namespace(container.shim.pid)
     if not process.is_alive(container.shim.pidfd):  # then the number may be somebody else's by now
         os.close(namespace)
         return -1
+    if mapped:  # its mounts show the host's ids, not those that its files have
+        os.close(namespace)
+        raise Conflict(
+            f"cannot look into the running container {container.name}: it has a user namespace of its own",
+            hint="stop it first, or read and write its files by exec",
+        )
     return namespace
 
 

@@ -27,6 +27,14 @@ def parse_until(text: str, now_ns: int | None = None) -> int:
     return clock.parse_ns(text)
 
 
+def one_until(filters: Filters) -> Sequence[str]:
+    """The values of `until`, of which a prune takes one."""
+    values = filters.get("until", ())
+    if len(values) > 1:
+        raise InvalidInput("more than one until filter specified")
+    return values
+
+
 def match_labels(labels: Mapping[str, str], wanted: Sequence[str]) -> bool:
     """Whether every "key" or "key=value" is there."""
     for item in wanted:

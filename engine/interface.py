@@ -13,6 +13,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from pystack.image.newimage import About
+from pystack.image.references import Reference
 from pystack.model.container import (
     ContainerSpec,
     EndpointSpec,
@@ -150,6 +152,10 @@ class Volumes(Protocol):
     async def remove(self, name: str, *, force: bool = False) -> None: ...
     async def inspect(self, name: str) -> VolumeView: ...
     async def list(self, filters: Filters | None = None) -> builtins.list[VolumeView]: ...
+    async def usage(self, name: str) -> int:
+        """Bytes of the files in it."""
+        ...
+
     async def prune(self, filters: Filters | None = None) -> tuple[builtins.list[str], int]: ...
 
 
@@ -166,6 +172,27 @@ class Images(Protocol):
     async def remove(
         self, ref: str, *, force: bool = False, prune_parents: bool = True
     ) -> builtins.list[dict[str, str]]: ...
+    def save(
+        self, names: Sequence[str], target: tuple[str, str] | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Images as one tar that `load` takes. `target` is the (architecture, variant) that they must be for."""
+        ...
+
+    async def import_root(
+        self,
+        chunks: AsyncIterator[bytes],
+        about: About,
+        reference: Reference | None = None,
+        target: tuple[str, str] | None = None,
+    ) -> str:
+        """The id of a new image of one layer, the tar of a root file system."""
+        ...
+
+    async def prune(self, filters: Filters | None = None) -> tuple[builtins.list[dict[str, str]], int]: ...
+    def usage(self) -> tuple[int, Mapping[str, int]]:
+        """Bytes of all layers, and of each image's layers that others share (by image id)."""
+        ...
+
     async def history(self, ref: str) -> builtins.list[dict[str, object]]: ...
     async def ensure(self, ref: str) -> ImageView:
         """The image, made ready if it can be without a registry (`host.local/…`). NotFound says what to do."""
@@ -189,6 +216,19 @@ class PathChange:
 
     path: str
     kind: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitRequest:
+    """An image to make of a container. `config` None: the container's own; `changes` are lines of a Dockerfile."""
+
+    repository: str = ""
+    tag: str = ""
+    comment: str = ""
+    author: str = ""
+    pause: bool = True
+    changes: tuple[str, ...] = ()
+    config: Mapping[str, object] | None = None
 
 
 class Files(Protocol):
@@ -224,6 +264,10 @@ class Files(Protocol):
     async def changes(self, ref: str) -> builtins.list[PathChange]: ...
     async def size(self, ref: str) -> int:
         """Bytes of what the container has written into its own layer."""
+        ...
+
+    async def commit(self, ref: str, request: CommitRequest) -> str:
+        """The id of a new image: the container's, with what it has written as one more layer."""
         ...
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from pystack.engine import clock
@@ -403,6 +405,22 @@ class Lifecycle:
             await self._services.cgroups.freeze(container.id)
             self._prober.end(container, keep=True)
             self._services.publish(container, "pause")
+
+    @asynccontextmanager
+    async def frozen(self, container: Container) -> AsyncIterator[None]:
+        """The processes of a running container stand still within; it keeps its state. The lock is held.
+
+        An engine that dies meanwhile finds a running container that is frozen, and thaws it (recovery).
+        """
+        await self._services.cgroups.freeze(container.id)
+        try:
+            self._prober.end(container, keep=True)
+            self._services.publish(container, "pause")
+            yield
+        finally:
+            await self._services.cgroups.thaw(container.id)
+            self._prober.begin(container)
+            self._services.publish(container, "unpause")
 
     async def unpause(self, container: Container) -> None:
         async with container.lock:

@@ -133,9 +133,10 @@ class Recovery:
         age = (clock.now_ns() - clock.parse_ns(container.record.started_at)) / 1e9
         container.started_monotonic = asyncio.get_running_loop().time() - max(age, 0.0)
         container.leftovers = True
-        if container.record.state is ContainerState.PAUSED and not self._services.cgroups.is_frozen(
-            container.id
-        ):
+        frozen = self._services.cgroups.is_frozen(container.id)
+        if container.record.state is ContainerState.RUNNING and frozen:
+            await self._services.cgroups.thaw(container.id)  # it was being committed
+        if container.record.state is ContainerState.PAUSED and not frozen:
             # Recorded before it was frozen, or thawed before that was recorded: it runs.
             await self._services.registry.save(container, container.moved(ContainerState.RUNNING))
         if container.record.updating:

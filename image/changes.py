@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pystack.image.shellwords import expand, split
+from pystack.model.durations import parse_duration
 from pystack.model.errors import InvalidInput
 
 Config = dict[str, Any]
 
 _SHELL = ["/bin/sh", "-c"]
-_UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
 _PORT = re.compile(r"(?:.*:)?([0-9]+)(?:-([0-9]+))?\Z")
 _PERIODS = {
     "interval": "Interval", "timeout": "Timeout", "start-period": "StartPeriod", "start-interval": "StartInterval",
@@ -72,18 +71,12 @@ def _exec_form(text: str) -> list[str] | None:
 
 
 def _duration(name: str, text: str) -> int:
-    total, at = 0.0, 0
-    for match in _DURATION.finditer(text):
-        if match.start() != at:
-            break
-        total, at = total + float(match[1]) * _UNITS[match[2]], match.end()
-    if at != len(text) or not text:
-        if text == "0":
-            return 0
+    found = parse_duration(text)
+    if found is None:
         raise InvalidInput(f'time: invalid duration "{text}"')
-    if 0 < total < 1_000_000:
+    if 0 < found < 1_000_000:
         raise InvalidInput(f'Interval "{name}" cannot be less than 1ms')
-    return int(total)
+    return found
 
 
 class _Changes:

@@ -10,11 +10,12 @@ from functools import lru_cache
 
 from pystack.image.records import ImageRecord, OciImage, image_config, parse_config
 from pystack.image.references import parse
+from pystack.model.durations import parse_duration
 from pystack.model.errors import InvalidInput
 from pystack.model.observed import NEVER, ImageView
 
 _FILTERS = {"reference", "dangling", "label", "label!", "before", "since", "until"}
-_UNITS = {"s": 1, "m": 60, "h": 3600}
+_AGES = 60_000_000_000  # seconds that datetime can go back and forth
 
 
 @lru_cache(maxsize=512)
@@ -60,13 +61,18 @@ def _instant(text: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
+def epoch_seconds(text: str) -> int:
+    """Seconds since the epoch of an RFC 3339 instant, 0 for none or one before."""
+    return max(0, int(_instant(text).timestamp())) if text else 0
+
+
 def history_of(image: ImageRecord, view: ImageView, sizes: Sequence[int]) -> list[dict[str, object]]:
     """Docker's history, newest first. `sizes` are of the layers, lowest first; entries without a layer have 0."""
     left = iter(sizes)
     entries: list[dict[str, object]] = [
         {
             "Id": "<missing>",
-            "Created": max(0, int(_instant(entry.created).timestamp())) if entry.created else 0,
+            "Created": epoch_seconds(entry.created),
             "CreatedBy": entry.created_by,
             "Tags": None,
             "Size": 0 if entry.empty_layer else next(left, 0),
@@ -94,12 +100,12 @@ def keep(
         found = [narrow for view in found if (narrow := _narrowed(view, patterns)) is not None]
     for value in filters.get("dangling", ()):
         if value not in {"true", "false", "1", "0"}:
-            raise InvalidInput(f"invalid filter 'dangling={value}'", hint="dangling is true or false")
+            raise InvalidInput(f"invalid filter 'dangling=[{value}]'", hint="dangling is true or false")
         found = [view for view in found if bool(view.repo_tags) != (value in {"true", "1"})]
     for value in filters.get("label", ()):
-        found = [view for view in found if _labelled(view, value)]
+        found = [view for view in found if labelled(view, value)]
     for value in filters.get("label!", ()):
-        found = [view for view in found if not _labelled(view, value)]
+        found = [view for view in found if not labelled(view, value)]
     for value in filters.get("before", ()):
         limit = _instant(resolve(value).created)
         found = [view for view in found if _instant(view.created) < limit]
@@ -107,7 +113,7 @@ def keep(
         limit = _instant(resolve(value).created)
         found = [view for view in found if _instant(view.created) > limit]
     for value in filters.get("until", ()):
-        limit = _until(value)
+        limit = parse_until(value)
         found = [view for view in found if _instant(view.created) < limit]
     return found
 
@@ -128,19 +134,23 @@ def _matches(reference: str, separator: str, pattern: str) -> bool:
     return False
 
 
-def _labelled(view: ImageView, wanted: str) -> bool:
+def labelled(view: ImageView, wanted: str) -> bool:
     key, equals, value = wanted.partition("=")
     labels = view.config.labels
     return key in labels and (not equals or labels[key] == value)
 
 
-def _until(text: str) -> datetime:
+def parse_until(text: str) -> datetime:
     """An instant, seconds since the epoch, or a duration before now (24h)."""
-    if text[-1:] in _UNITS and text[:-1].isdigit():
-        return datetime.now(tz=UTC) - timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
-    if text.isdigit():
+    ago = parse_duration(text)
+    if ago is not None and ago <= _AGES * 10**9 and not text.isdecimal():
+        return datetime.now(tz=UTC) - timedelta(seconds=ago / 10**9)
+    if text.isascii() and text.isdecimal() and int(text) <= _AGES:
         return datetime.fromtimestamp(int(text), tz=UTC)
     found = _instant(text)
     if found.year == 1:
-        raise InvalidInput(f"invalid filter 'until={text}'", hint="a time (2026-01-31), or an age (24h)")
+        raise InvalidInput(
+            f'failed to parse value as time or duration: "{text}"',
+            hint="a time (2026-01-31), or an age (24h)",
+        )
     return found

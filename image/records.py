@@ -114,6 +114,7 @@ class _Config(BaseModel):
     StopSignal: str = ""
     Healthcheck: _Health | None = None
     Shell: list[str] | None = None
+    OnBuild: list[str] | None = None
 
 
 class _RootFs(BaseModel):
@@ -186,6 +187,7 @@ def image_config(image: OciImage) -> ImageConfig:
         stop_signal=config.StopSignal,
         healthcheck=None if health is None else _healthcheck(health),
         shell=tuple(config.Shell or ()),
+        on_build=tuple(config.OnBuild or ()),
     )
 
 

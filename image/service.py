@@ -9,16 +9,21 @@ from __future__ import annotations
 import asyncio
 import builtins
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Protocol
 
 from pystack.image import feed as feeds
-from pystack.image import hostbase, removal
+from pystack.image import hostbase, newimage, removal
+from pystack.image import save as saving
 from pystack.image.catalogue import Catalogue
+from pystack.image.gate import Gate
 from pystack.image.listing import history_of, keep, view_of
 from pystack.image.load import Loaded, load_archive
-from pystack.image.records import ImageRecord, ImageUser
+from pystack.image.newlayer import Workshop
+from pystack.image.records import ImageRecord, ImageUser, LayerRecord
 from pystack.image.references import Reference, normalise, parse
 from pystack.image.snapshots import RootSnapshot, Snapshots
 from pystack.image.store import Store
@@ -26,6 +31,7 @@ from pystack.model.documents import Documents
 from pystack.model.errors import EngineError, Forbidden, InvalidInput, NotFound
 from pystack.model.names import short_id
 from pystack.model.observed import ImageView
+from pystack.model.turns import OneAtATime
 
 #: Seconds for which the host's facts are taken as unchanged.
 _FACTS_FRESH = 2.0
@@ -39,9 +45,35 @@ class Publish(Protocol):
 
 def _refuse_reserved(loaded: Sequence[Loaded]) -> None:
     for item in loaded:
-        for reference in item.tags:
-            if reference.domain == "host.local":
-                raise Forbidden(f"cannot load {reference.familiar}: host.local names this host's own images")
+        _refuse_names(item.tags, "load")
+
+
+def _refuse_names(references: Sequence[Reference], what: str) -> None:
+    for reference in references:
+        if reference.domain == "host.local":
+            raise Forbidden(f"cannot {what} {reference.familiar}: host.local names this host's own images")
+
+
+def _check_platform(image: ImageRecord, name: str, target: tuple[str, str] | None) -> None:
+    """NotFound when an image is not for the (architecture, variant) that was asked for."""
+    if target is None:
+        return
+    view = view_of(image, ())
+    if (view.architecture, view.variant or target[1]) != target:
+        raise NotFound(
+            f"image with reference {name} was found but does not provide the specified platform "
+            f"(linux/{'/'.join(filter(None, target))})"
+        )
+
+
+def _wants_tagged(filters: Filters) -> bool:
+    """Docker's `dangling`: true unless given as false. InvalidInput for anything else, or two ages."""
+    values = {value.lower() for value in filters.get("dangling", ())}
+    if not values <= {"true", "1", "false", "0"}:
+        raise InvalidInput(f"invalid filter 'dangling=[{' '.join(filters['dangling'])}]'")
+    if len(filters.get("until", ())) > 1:
+        raise InvalidInput("more than one until filter specified")
+    return bool(values & {"false", "0"})
 
 
 def _nobody(_: str) -> Sequence[ImageUser]:
@@ -62,6 +94,8 @@ class ImageService:
         self._catalogue = Catalogue(documents)
         self._publish = publish
         self._lock = asyncio.Lock()
+        self._gate = Gate(self._collect_files)
+        self._pruning = OneAtATime()
         self._host: asyncio.Task[None] | None = None
         self._host_checked = 0.0
         self.in_use = in_use
@@ -129,33 +163,30 @@ class ImageService:
     def _view(self, image: ImageRecord) -> ImageView:
         return view_of(image, self._catalogue.tags_of(image.id))
 
-    def exportable(self, ref: str) -> ImageRecord:
+    def exportable(self, ref: str, name: str = "") -> ImageRecord:
         """The image, if it may leave this host (save, push). Forbidden with the reason for a synthetic one."""
         image, _ = self._catalogue.resolve(ref)
         if image.synthetic:
-            raise Forbidden(f"cannot save or push {ref}: {image.synthetic}")
+            raise Forbidden(f"cannot save or push {name or ref}: {image.synthetic}")
         return image
 
     # Changing
 
     async def load(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
         feed = feeds.Feed(chunks)
-        async with self._lock:
+        async with self._gate.making():
             known = dict(self._catalogue.layers)
-            try:
-                loaded = await feeds.run(lambda: load_archive(self._store, feed, known, feed.check), feed)
-                _refuse_reserved(loaded)
-                lines = [line for item in loaded for line in await self._record(item)]
-            except BaseException:
-                await self._collect()
-                raise
+            loaded = await feeds.run(lambda: load_archive(self._store, feed, known, feed.check), feed)
+            _refuse_reserved(loaded)
+            layers = known | {layer.chain_id: layer for item in loaded for layer in item.layers}
+            async with self._lock:
+                lines = [line for item in loaded for line in await self._record(item, layers)]
         for line in lines:
             yield line
 
-    async def _record(self, item: Loaded) -> builtins.list[str]:
+    async def _record(self, item: Loaded, layers: Mapping[str, LayerRecord]) -> builtins.list[str]:
         image = item.image
-        if image.id not in self._catalogue.images:
-            await self._catalogue.add(image, item.layers)
+        await self._add(image, layers)
         self._event("load", image.id, image.id)
         lines = []
         for reference in item.tags:
@@ -166,6 +197,131 @@ class ImageService:
                 )
             lines.append(f"Loaded image: {reference.familiar}\n")
         return lines or [f"Loaded image ID: {image.id}\n"]
+
+    async def _add(self, image: ImageRecord, layers: Mapping[str, LayerRecord]) -> None:
+        """Record an image with those of its layers that have no record: they are new, or somebody has removed the last
+        image that had them since. `_lock` is held.
+        """
+        if image.id not in self._catalogue.images:
+            missing = [chain_id for chain_id in image.layers if chain_id not in self._catalogue.layers]
+            try:
+                await self._catalogue.add(image, [layers[chain_id] for chain_id in missing])
+            except BaseException:
+                await self._catalogue.drop_orphans()
+                raise
+
+    async def commit(
+        self, image_id: str, upper: str, about: newimage.About, reference: Reference | None = None
+    ) -> str:
+        """An image of what a container has written (`upper`, a host path) over its image; returns its id."""
+        parent = self._catalogue.image(image_id)
+        feed = feeds.Feed()
+        made = await self._make(lambda shop: newimage.commit(shop, parent, upper, about), feed, reference)
+        return made.id
+
+    async def import_root(
+        self,
+        chunks: AsyncIterator[bytes],
+        about: newimage.About,
+        reference: Reference | None = None,
+        target: tuple[str, str] | None = None,
+    ) -> str:
+        """An image of a root file system's tar; returns its id. `target` is (architecture, variant), this host's if None."""
+        feed = feeds.Feed(chunks)
+        chosen = target or newimage.native_platform()
+        made = await self._make(lambda shop: newimage.import_root(shop, feed, about, chosen), feed, reference)
+        self._event("import", made.id, made.id)
+        return made.id
+
+    async def _make(
+        self,
+        work: Callable[[Workshop], newimage.Made],
+        feed: feeds.Feed,
+        reference: Reference | None,
+    ) -> ImageRecord:
+        if reference is not None:
+            _refuse_names([reference], "make")
+        async with self._gate.making():
+            known = dict(self._catalogue.layers)
+            shop = Workshop(store=self._store, known=known, check=feed.check)
+            made = await feeds.run(lambda: work(shop), feed)
+            async with self._lock:
+                await self._add(made.image, known | {layer.chain_id: layer for layer in made.layers})
+                if reference is not None:
+                    await self._tag(reference, made.image.id)
+        return made.image
+
+    @asynccontextmanager
+    async def save(
+        self, names: Sequence[str], target: tuple[str, str] | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The images in one archive, for `load`. A repository without a tag means all its tags, an id no name at all."""
+        if not names:
+            raise InvalidInput("cannot save: no image is named")
+        async with self._gate.making():
+            saved: dict[str, saving.Saved] = {}
+            for name in names:
+                image, tags = await self._named(name)
+                self.exportable(image.id, name)
+                _check_platform(image, name, target)
+                before = saved[image.id].tags if image.id in saved else ()
+                merged = tuple(dict.fromkeys((*before, *tags)))
+                saved[image.id] = saving.Saved(image=image, tags=merged)
+
+            def work(outlet: feeds.Outlet) -> None:
+                saving.save(self._store, list(saved.values()), outlet.write, outlet.check)
+
+            for image_id in saved:
+                self._event("save", image_id, image_id)
+            async with aclosing(feeds.drain(work)) as chunks:
+                yield chunks
+
+    async def _named(self, name: str) -> tuple[ImageRecord, builtins.list[Reference]]:
+        image, reference = await self._resolve(name)
+        if reference is None or reference.digest:
+            return image, []
+        if parse(name).tag:
+            return image, [reference]
+        return image, [
+            tag for tag in map(parse, self._catalogue.tags_of(image.id)) if tag.name == reference.name
+        ]
+
+    async def prune(self, filters: Filters | None = None) -> tuple[builtins.list[dict[str, str]], int]:
+        """Remove images that no container uses and that have no tag; with dangling=false tagged ones, too.
+
+        Filters: dangling, until (one), label, label!. Returns what rmi would, and the bytes of the layers that went.
+        """
+        filters = filters or {}
+        with self._pruning:
+            wanted = dict(filters) | {"dangling": ()}
+            tagged = _wants_tagged(filters)
+            done: builtins.list[dict[str, str]] = []
+            sizes = {chain_id: layer.size for chain_id, layer in self._catalogue.layers.items()}
+            for view in await self.list(filters={key: values for key, values in wanted.items() if values}):
+                if view.repo_tags and not tagged:
+                    continue
+                async with self._lock:
+                    image = self._catalogue.images.get(view.id)
+                    if image is None or self.in_use(image.id) or self._is_host_base(image):
+                        continue
+                    tags = self._catalogue.tags_of(image.id)
+                    if tags and not tagged:
+                        continue  # it was tagged meanwhile
+                    plan = removal.Removal(untag=tuple(tags), delete=True)
+                    done += await self._carry_out(image.id, plan, prune=True)
+            reclaimed = sum(sizes.get(item.get("Deleted", ""), 0) for item in done)
+            self._publish("image", "prune", "", {"reclaimed": str(reclaimed)})
+            return done, reclaimed
+
+    def usage(self) -> tuple[int, dict[str, int]]:
+        """Bytes of all layers, and of each image's layers that other images have, too (by image id)."""
+        users = Counter(chain_id for image in self._catalogue.images.values() for chain_id in image.layers)
+        layers = self._catalogue.layers
+        shared = {
+            image.id: sum(layers[chain_id].size for chain_id in image.layers if users[chain_id] > 1)
+            for image in self._catalogue.images.values()
+        }
+        return sum(layer.size for layer in layers.values()), shared
 
     async def _tag(self, reference: Reference, image_id: str) -> str:
         """Tag with its events; returns the id of another image that had the tag."""
@@ -198,7 +354,7 @@ class ImageService:
         async with self._lock:
             image, reference = self._catalogue.resolve(ref)
             named = reference is None or str(reference) == str(normalise(hostbase.REFERENCE))
-            if image.synthetic and named and image.key == self._host_key():
+            if named and self._is_host_base(image):
                 raise Forbidden(f"cannot remove {ref}: the engine makes it from this host, it takes no space")
             users = self.in_use(image.id)
             tags = self._catalogue.tags_of(image.id)
@@ -220,10 +376,10 @@ class ImageService:
             done.append({"Deleted": image_id})
             if prune:
                 done.extend({"Deleted": layer.chain_id} for layer in layers)
-            await self._collect()
+            await self._gate.collect()
         return done
 
-    async def _collect(self) -> None:
+    async def _collect_files(self) -> None:
         await asyncio.to_thread(self._store.collect, self._catalogue.blobs(), self._catalogue.directories())
 
     def _event(self, action: str, image_id: str, name: str) -> None:
@@ -232,6 +388,10 @@ class ImageService:
         self._publish("image", action, image_id, {**labels, "name": name})
 
     # host.local/base
+
+    def _is_host_base(self, image: ImageRecord) -> bool:
+        """Whether this is what host.local/base is now (and not something that was committed from it)."""
+        return bool(image.synthetic and image.key) and image.key == self._host_key()
 
     def _host_key(self) -> str:
         image_id = self._catalogue.tags.get(str(normalise(hostbase.REFERENCE)), "")
@@ -251,7 +411,7 @@ class ImageService:
         if facts.key != self._host_key():
             try:
                 covered = await asyncio.to_thread(hostbase.survey, facts)
-                async with self._lock:
+                async with self._gate.making(), self._lock:
                     await self._renew_host_base(facts, covered)
             except OSError as error:
                 raise EngineError(f"cannot make host.local/base: {error}") from error

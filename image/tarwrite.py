@@ -74,7 +74,7 @@ class TarWriter:
     def data(self, content: bytes) -> None:
         """The whole content of an entry."""
         self._write(content)
-        self._pad(len(content))
+        self.pad(len(content))
 
     def content(self, fd: int, size: int) -> None:
         """The content of the regular file `fd`, exactly `size` bytes: what it has lost meanwhile are zeros.
@@ -95,14 +95,19 @@ class TarWriter:
                     break
                 self._write(buffer[:count])
                 at += count
-        self._pad(size)
+        self.pad(size)
 
     def _zeros(self, count: int) -> None:
         while count > 0:
             self._write(_ZEROS[: min(count, _PIECE)] if count < _PIECE else _ZEROS)
             count -= _PIECE
 
-    def _pad(self, size: int) -> None:
+    def piece(self, content: bytes) -> None:
+        """A piece of an entry's content; `pad` must come after the last."""
+        self._write(content)
+
+    def pad(self, size: int) -> None:
+        """Fill the last block of a content of `size` bytes."""
         if rest := -size % BLOCK_SIZE:
             self._write(_ZEROS[:rest])
 

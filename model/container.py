@@ -293,3 +293,4 @@ class ImageConfig:
     stop_signal: str = ""
     healthcheck: Healthcheck | None = None
     shell: tuple[str, ...] = ()
+    on_build: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from pystack.model.container import Mount, VolumeSpec
 from pystack.model.documents import Documents
 from pystack.model.errors import Conflict, InvalidInput, NotFound, Unsupported
 from pystack.model.observed import VolumeView
+from pystack.model.turns import OneAtATime
 from pystack.volume import copyup
 from pystack.volume.records import (
     ANONYMOUS_LABEL,
@@ -74,6 +75,7 @@ class VolumeService:
         self._publish = publish
         self._in_use = in_use
         self._volumes: dict[str, VolumeRecord] = {}
+        self._pruning = OneAtATime()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def open(self) -> None:
@@ -231,27 +233,28 @@ class VolumeService:
         _check_filters(found, _PRUNE_FILTERS)
         everything = any(_boolean("all", value) for value in found.get("all", ()))
         removed, reclaimed = [], 0
-        for name in sorted(self._volumes):
-            async with self._lock(name):
-                record = self._volumes.get(name)
-                if record is None or self._in_use(name) or not (everything or record.anonymous):
-                    continue
-                if not all(_labelled(record, label) for label in found.get("label", ())):
-                    continue
-                if any(_labelled(record, label) for label in found.get("label!", ())):
-                    continue
-                reclaimed += await asyncio.to_thread(self._usage, name)
-                await self._remove(name)
-                removed.append(name)
-        self._publish("volume", "prune", "", {"reclaimed": str(reclaimed)})
+        with self._pruning:
+            for name in sorted(self._volumes):
+                async with self._lock(name):
+                    record = self._volumes.get(name)
+                    if record is None or self._in_use(name) or not (everything or record.anonymous):
+                        continue
+                    if not all(_labelled(record, label) for label in found.get("label", ())):
+                        continue
+                    if any(_labelled(record, label) for label in found.get("label!", ())):
+                        continue
+                    reclaimed += await asyncio.to_thread(self._usage, name)
+                    await self._remove(name)
+                    removed.append(name)
+            self._publish("volume", "prune", "", {"reclaimed": str(reclaimed)})
         return removed, reclaimed
 
     def _usage(self, name: str) -> int:
         with Root.open_host(f"{self._root}/{name}/{copyup.DATA}", no_xdev=True) as root:
-            return root.disk_usage()
+            return root.content_size()
 
     async def usage(self, name: str) -> int:
-        """Bytes on disk of a volume's content."""
+        """Bytes of the files in a volume."""
         self._get(name)
         return await asyncio.to_thread(self._usage, name)
 

@@ -44,7 +44,7 @@ def image_json(view: ImageView) -> dict[str, object]:
         "Volumes": {path: {} for path in config.volumes} or None,
         "WorkingDir": config.working_dir,
         "Entrypoint": None if config.entrypoint is None else list(config.entrypoint),
-        "OnBuild": None,
+        "OnBuild": list(config.on_build) or None,
         "Labels": dict(config.labels) or None,
     }
     if config.exposed_ports:

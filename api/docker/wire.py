@@ -240,6 +240,23 @@ class ContainerBody(Wire):
     NetworkingConfig: NetworkingBody | None = None
 
 
+class ImageConfigBody(Wire):
+    """POST /commit: the part of a container's Config that an image keeps."""
+
+    User: str | None = None
+    ExposedPorts: dict[str, Any] | None = None
+    Env: list[str] | None = None
+    Cmd: list[str] | str | None = None
+    Entrypoint: list[str] | str | None = None
+    Healthcheck: HealthConfig | None = None
+    Volumes: dict[str, Any] | None = None
+    WorkingDir: str | None = None
+    Labels: Strings | None = None
+    StopSignal: str | None = None
+    OnBuild: list[str] | None = None
+    Shell: list[str] | None = None
+
+
 class ExecBody(Wire):
     User: str | None = None
     Privileged: bool | None = None

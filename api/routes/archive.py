@@ -10,10 +10,12 @@ from aiohttp import web
 from pystack.api import jsons
 from pystack.api.context import engine
 from pystack.api.docker.clock import rfc3339
+from pystack.api.docker.wire import ImageConfigBody
 from pystack.api.errors import json_response
 from pystack.api.filters import flag
+from pystack.api.jsons import read_json
 from pystack.api.streams import body_chunks, byte_stream
-from pystack.engine.interface import PathStat
+from pystack.engine.interface import CommitRequest, PathStat
 
 #: Go's os.FileMode: the bits that are not permissions (go/src/io/fs/fs.go), by those of st_mode.
 _KINDS = {
@@ -82,7 +84,37 @@ async def changes(request: web.Request) -> web.Response:
     return json_response([{"Path": change.path, "Kind": change.kind} for change in found])
 
 
+async def commit(request: web.Request) -> web.Response:
+    """POST /commit. The body may hold a config that goes before the container's."""
+    query = request.query
+    body = await read_json(request, ImageConfigBody, optional=True)
+    given = body.model_dump(exclude_none=True)
+    made = await engine(request).files.commit(
+        query.get("container", ""),
+        CommitRequest(
+            repository=query.get("repo", ""),
+            tag=query.get("tag", ""),
+            comment=query.get("comment", ""),
+            author=query.get("author", ""),
+            pause=flag(query, "pause", True),
+            changes=tuple(query.getall("changes", [])),
+            config=_config(body) if given else None,
+        ),
+    )
+    return json_response({"Id": made}, status=201)
+
+
+def _config(body: ImageConfigBody) -> dict[str, object]:
+    """A config object as an image has it."""
+    config = body.model_dump(exclude_none=True)
+    for key in ("Cmd", "Entrypoint"):
+        if isinstance(config.get(key), str):
+            config[key] = [config[key]]
+    return config
+
+
 ROUTES = [
+    web.post("/commit", commit),
     web.get("/containers/{id}/changes", changes, allow_head=False),
     web.get("/containers/{id}/export", export, allow_head=False),
     web.head("/containers/{id}/archive", look),

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping
 
 from aiohttp import web
 
+from pystack.api import jsons
 from pystack.api.context import engine
+from pystack.api.docker.clock import rfc3339
 from pystack.api.docker.objects import image_json, image_summary
 from pystack.api.errors import json_response
 from pystack.api.filters import flag, parse_filters
-from pystack.api.streams import json_lines
-from pystack.model.errors import Conflict, InvalidInput, NotFound, Unsupported
+from pystack.api.streams import body_chunks, byte_stream, json_lines
+from pystack.image import changes
+from pystack.image.newimage import About
+from pystack.image.references import normalise
+from pystack.model.errors import InvalidInput, NotFound, Unsupported
 
+_VERBS = {"search": "search", "distribution": "look an image up"}
 _LIST_FILTERS = frozenset({"before", "dangling", "label", "reference", "since", "until"})
-_PIECE = 1 << 20
 
 
 async def list_images(request: web.Request) -> web.Response:
     filters = parse_filters(request.query.get("filters", ""), _LIST_FILTERS)
     views = await engine(request).images.list(all=flag(request.query, "all"), filters=filters)
-    return json_response([image_summary(view) for view in views])
+    shared = engine(request).images.usage()[1] if flag(request.query, "shared-size") else {}
+    return json_response([image_summary(view) | _shared(view.id, shared) for view in views])
+
+
+def _shared(image_id: str, shared: Mapping[str, int]) -> dict[str, int]:
+    return {"SharedSize": shared[image_id]} if image_id in shared else {}
 
 
 async def inspect(request: web.Request) -> web.Response:
@@ -49,14 +60,9 @@ async def remove(request: web.Request) -> web.Response:
     return json_response(removed)
 
 
-async def _body(request: web.Request) -> AsyncIterator[bytes]:
-    async for chunk in request.content.iter_chunked(_PIECE):
-        yield chunk
-
-
 async def load(request: web.Request) -> web.StreamResponse:
     async def lines() -> AsyncIterator[object]:
-        async for line in engine(request).images.load(_body(request)):
+        async for line in engine(request).images.load(body_chunks(request)):
             yield {"stream": line if line.endswith("\n") else f"{line}\n"}
 
     return await json_lines(request, lines())
@@ -68,11 +74,14 @@ def _reference(name: str, label: str) -> str:
     return f"{name}@{label}" if ":" in label else f"{name}:{label}"
 
 
+async def create(request: web.Request) -> web.StreamResponse:
+    """POST /images/create: an import of a tar, or a pull."""
+    return await (import_image if request.query.get("fromSrc") else pull)(request)
+
+
 async def pull(request: web.Request) -> web.StreamResponse:
-    """POST /images/create: images that need no registry are made ready; for others there is no registry client yet."""
+    """Images that need no registry are made ready; for others there is no registry client yet."""
     query = request.query
-    if query.get("fromSrc"):
-        raise Unsupported("cannot import an image: imports are not supported yet", hint="docker load")
     name = query.get("fromImage", "")
     if not name:
         raise InvalidInput("cannot pull: no image given")
@@ -92,45 +101,84 @@ async def pull(request: web.Request) -> web.StreamResponse:
     return await json_lines(request, lines())
 
 
-async def save(request: web.Request) -> web.Response:
-    names = (
-        [request.match_info["name"]] if "name" in request.match_info else request.query.getall("names", [])
+async def import_image(request: web.Request) -> web.StreamResponse:
+    """The body is the tar. A daemon that fetched URLs for its clients would reach what they cannot."""
+    query = request.query
+    if query["fromSrc"] != "-":
+        raise Unsupported(
+            "cannot import from a URL: the daemon does not download for its clients",
+            hint="curl -L URL | docker import - NAME",
+        )
+    config = changes.apply({}, query.getall("changes", []))
+    name = query.get("repo", "")
+    about = About(
+        config=config,
+        created=rfc3339(time.time_ns()),
+        comment=query.get("message") or "Imported from -",
     )
-    for name in names:
-        view = await engine(request).images.inspect(name)
-        if view.synthetic:
-            raise Unsupported(f"cannot save {name}: {view.synthetic}")
-    raise Unsupported("cannot save images: saving is not supported yet")
+    reference = normalise(_reference(name, query.get("tag", ""))) if name else None
+    target = _platform(query.get("platform", ""))
+    made = await engine(request).images.import_root(body_chunks(request), about, reference, target)
+
+    async def lines() -> AsyncIterator[object]:
+        yield {"status": made}
+
+    return await json_lines(request, lines())
 
 
-async def not_yet(request: web.Request) -> web.Response:
-    what = request.path.strip("/")
-    raise Unsupported(f"cannot serve {request.method} /{what}: this engine does not support it yet")
+def _platform(text: str) -> tuple[str, str] | None:
+    """(architecture, variant) of "linux/arm64/v8", or of the JSON object that newer clients send; None for no text."""
+    if not text:
+        return None
+    if text.startswith("{"):
+        given = jsons.parse(text.encode())
+        parts = [given.get(key) or "" for key in ("os", "architecture", "variant")]
+    else:
+        parts = text.split("/")
+    if not all(isinstance(part, str) for part in parts) or len(parts) > 3 or parts[0] != "linux":
+        raise InvalidInput(f"cannot use platform {text[:60]!r}: it is linux/ARCHITECTURE[/VARIANT]")
+    _, architecture, variant = [*parts, "", ""][:3]
+    return (architecture, variant) if architecture else None
+
+
+async def save(request: web.Request) -> web.StreamResponse:
+    """GET /images/{name}/get and /images/get?names=…"""
+    query = request.query
+    names = [request.match_info["name"]] if "name" in request.match_info else query.getall("names", [])
+    target = _platform(query.get("platform", ""))
+    async with engine(request).images.save(names, target) as chunks:
+        return await byte_stream(request, chunks, "application/x-tar")
+
+
+async def no_registry(request: web.Request) -> web.Response:
+    raise Unsupported(
+        f"cannot {_VERBS[request.match_info.route.name or '']}: this engine does not talk to registries yet",
+        hint="docker save and docker load move images; host.local/base needs no registry",
+    )
+
+
+async def no_builder(_: web.Request) -> web.Response:
+    raise Unsupported(
+        "cannot build: this engine has no builder yet",
+        hint="build elsewhere and docker load the image, or docker commit a container",
+    )
 
 
 async def push(request: web.Request) -> web.Response:
     name = request.match_info["name"]
     view = await engine(request).images.inspect(name)
-    raise Unsupported(f"cannot push {name}: {view.synthetic or 'registry pushes are not supported yet'}")
+    if view.synthetic:
+        raise Unsupported(f"cannot push {name}: {view.synthetic}")
+    raise Unsupported(
+        f"cannot push {name}: this engine does not talk to registries yet",
+        hint=f"docker save {name} and docker load it where it is needed",
+    )
 
 
 async def prune(request: web.Request) -> web.Response:
     """Images without a tag that no container uses; with the filter `dangling=false` tagged ones, too."""
-    filters = parse_filters(request.query.get("filters", ""), {"dangling"})
-    tagged = any(value.lower() in {"false", "0"} for value in filters.get("dangling", ()))
-    found = engine(request)
-    used = {view.image_id for view in await found.containers.list(all=True)}
-    removed: list[dict[str, str]] = []
-    reclaimed = 0
-    for view in await found.images.list():
-        if view.id in used or view.synthetic or (view.repo_tags and not tagged):
-            continue
-        try:
-            for name in view.repo_tags or (view.id,):
-                removed += await found.images.remove(name)
-        except (Conflict, NotFound):
-            continue  # in use or gone since it was listed
-        reclaimed += view.size
+    filters = parse_filters(request.query.get("filters", ""), {"dangling", "until", "label", "label!"})
+    removed, reclaimed = await engine(request).images.prune(filters)
     return json_response({"ImagesDeleted": removed, "SpaceReclaimed": reclaimed})
 
 
@@ -141,10 +189,10 @@ async def prune_build_cache(_: web.Request) -> web.Response:
 
 ROUTES = [
     web.get("/images/json", list_images, allow_head=False),
-    web.post("/images/create", pull),
+    web.post("/images/create", create),
     web.post("/images/load", load),
     web.post("/images/prune", prune),
-    web.get("/images/search", not_yet, allow_head=False),
+    web.get("/images/search", no_registry, allow_head=False, name="search"),
     web.get("/images/get", save, allow_head=False),
     web.get("/images/{name:.+}/json", inspect, allow_head=False),
     web.get("/images/{name:.+}/history", history, allow_head=False),
@@ -152,11 +200,10 @@ ROUTES = [
     web.post("/images/{name:.+}/tag", tag),
     web.post("/images/{name:.+}/push", push),
     web.delete("/images/{name:.+}", remove),
-    web.get("/distribution/{name:.+}/json", not_yet, allow_head=False),
-    web.post("/build", not_yet),
+    web.get("/distribution/{name:.+}/json", no_registry, allow_head=False, name="distribution"),
+    web.post("/build", no_builder),
     web.post("/build/prune", prune_build_cache),
-    web.post("/build/cancel", not_yet),
-    web.post("/session", not_yet),
-    web.post("/grpc", not_yet),
-    web.post("/commit", not_yet),
+    web.post("/build/cancel", no_builder),
+    web.post("/session", no_builder),
+    web.post("/grpc", no_builder),
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
@@ -10,7 +12,9 @@ from pystack.api.context import FACTS, engine
 from pystack.api.docker.container import summary
 from pystack.api.docker.objects import image_summary, volume_json
 from pystack.api.errors import json_response
-from pystack.model.errors import Unavailable, Unsupported
+from pystack.engine.interface import Engine
+from pystack.model.errors import InvalidInput, NotFound, Unavailable, Unsupported
+from pystack.model.observed import ContainerView
 
 _PING = {
     "Builder-Version": "1",
@@ -37,32 +41,69 @@ async def info(request: web.Request) -> web.Response:
 
 
 async def disk_usage(request: web.Request) -> web.Response:
-    """Sizes of containers and volumes are not measured: they are 0 and -1, Docker's words for unknown."""
-    wanted = set(request.query.getall("type", [])) or {"container", "image", "volume", "build-cache"}
+    wanted = set(request.query.getall("type", []))
+    unknown = next((name for name in sorted(wanted) if name not in _USAGES), None)
+    if unknown is not None:
+        raise InvalidInput(f"unknown object type: {unknown[:40]}")
     found = engine(request)
     body: dict[str, object] = {}
     containers = await found.containers.list(all=True)
-    if "image" in wanted:
-        images = await found.images.list(all=True)
-        users = [view.image_id for view in containers]
-        body["LayersSize"] = sum(view.size for view in images)
-        body["Images"] = [image_summary(view, users.count(view.id)) | {"SharedSize": 0} for view in images]
-    if "container" in wanted:
-        body["Containers"] = [summary(view) | {"SizeRw": 0, "SizeRootFs": 0} for view in containers]
-    if "volume" in wanted:
-        names = [mount.name for view in containers for mount in view.mounts if mount.name]
-        body["Volumes"] = [
-            volume_json(view) | {"UsageData": {"RefCount": names.count(view.name), "Size": -1}}
-            for view in await found.volumes.list()
-        ]
-    if "build-cache" in wanted:
-        body["BuildCache"] = []
-        body["BuilderSize"] = 0
+    for name in _USAGES if not wanted else [name for name in _USAGES if name in wanted]:
+        body |= await _USAGES[name](found, containers)
     return json_response(body)
 
 
+async def _image_usage(found: Engine, containers: Sequence[ContainerView]) -> dict[str, object]:
+    users = Counter(view.image_id for view in containers)
+    total, shared = found.images.usage()
+    images = [
+        image_summary(view, users[view.id]) | {"SharedSize": shared.get(view.id, 0)}
+        for view in await found.images.list(all=True)
+    ]
+    return {"LayersSize": total, "Images": images}
+
+
+async def _container_usage(found: Engine, containers: Sequence[ContainerView]) -> dict[str, object]:
+    sizes = {view.id: view.size for view in await found.images.list(all=True)}
+    usages = []
+    for view in containers:
+        try:
+            own = await found.files.size(view.id)
+        except NotFound:
+            continue  # removed since it was listed
+        usages.append(summary(view) | {"SizeRw": own, "SizeRootFs": own + sizes.get(view.image_id, 0)})
+    return {"Containers": usages}
+
+
+async def _volume_usage(found: Engine, containers: Sequence[ContainerView]) -> dict[str, object]:
+    users = Counter(mount.name for view in containers for mount in view.mounts if mount.name)
+    usages = []
+    for view in await found.volumes.list():
+        try:
+            size = await found.volumes.usage(view.name)
+        except NotFound:
+            continue
+        usages.append(volume_json(view) | {"UsageData": {"RefCount": users[view.name], "Size": size}})
+    return {"Volumes": usages}
+
+
+async def _cache_usage(_found: Engine, _containers: Sequence[ContainerView]) -> dict[str, object]:
+    return {"BuildCache": [], "BuilderSize": 0}
+
+
+_USAGES: dict[str, Callable[[Engine, Sequence[ContainerView]], Awaitable[dict[str, object]]]] = {
+    "container": _container_usage,
+    "image": _image_usage,
+    "volume": _volume_usage,
+    "build-cache": _cache_usage,
+}
+
+
 async def auth(_: web.Request) -> web.Response:
-    raise Unsupported("cannot log in: registries are not supported yet")
+    raise Unsupported(
+        "cannot log in: this engine does not talk to registries yet",
+        hint="docker save and docker load move images",
+    )
 
 
 async def no_swarm(_: web.Request) -> web.Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import bz2
 import gzip
-import io
 import lzma
 import os
 import stat
@@ -16,6 +15,7 @@ import engines
 import images
 import pytest
 import zstandard
+from boxes import begin, chunks, get, load_busybox, members, saying, sh
 
 from pystack.engine.interface import PathStat
 from pystack.model.container import Mount
@@ -31,59 +31,9 @@ printf end >>/d/hole; echo t >/tmpfs/t; echo v >/vol/v; echo ready
 """
 
 
-async def chunks(data, size=30_000):
-    for at in range(0, len(data), size):
-        yield data[at : at + size]
-
-
-async def load_busybox(engine):
-    data = images.docker_archive([images.busybox_layer()], ["box:latest"], images.BUSYBOX_CONFIG)
-    async for _ in engine.images.load(chunks(data)):
-        pass
-
-
-async def begin(engine, script, name, **more):
-    made = await engine.containers.create(engines.shell(f"{script}\nsleep 1000", image="box", **more), name)
-    await engine.containers.start(made.id)
-    return made.id
-
-
-async def saying(engine, ref, word):
-    for _ in range(500):
-        if word in await engines.output(engine, ref):
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(await engines.output(engine, ref))
-
-
-async def get(engine, ref, path):
-    """(status, members by name) of what comes out."""
-    async with engine.files.archive(ref, path) as (status, stream):
-        data = b"".join([chunk async for chunk in stream])
-    return status, members(data)
-
-
-class Info(tarfile.TarInfo):
-    content = b""
-
-
-def members(data):
-    with tarfile.open(fileobj=io.BytesIO(data), tarinfo=Info) as archive:
-        found = {}
-        for info in archive:
-            info.content = archive.extractfile(info).read() if info.isreg() else b""
-            found[info.name] = info
-        return found
-
-
 async def put(engine, ref, path, entries, **more):
     data = entries if isinstance(entries, bytes) else images.tar(entries)
     await engine.files.extract(ref, path, chunks(data), **more)
-
-
-async def sh(engine, ref, script):
-    code, out = await engines.execute(engine, ref, "sh", "-c", script)
-    return out if code == 0 else f"{code}: {out}"
 
 
 def test_out_of_a_container(tmp_path):
