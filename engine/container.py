@@ -70,6 +70,7 @@ class ContainerRecord:
     finished_at: str = NEVER
     restart_count: int = 0
     manually_stopped: bool = False
+    restart_cancelled: bool = False  # by a stop, until the next start by hand
     sandbox: str = ""  # the network service's JSON, "" while there is none
     mounts: tuple[MountRecord, ...] = ()
     upper_dir: str = ""

@@ -123,7 +123,7 @@ class HealthMonitor:
                 start=start,
                 end=clock.now(),
                 exit_code=result.exit_code,
-                output=result.output[:OUTPUT_BYTES].decode(errors="replace"),
+                output=result.output.decode(errors="replace"),
             )
             changed = machine.record(probe, began)
             self._report(machine, changed)

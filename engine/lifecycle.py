@@ -19,6 +19,7 @@ from pystack.engine.interface import WaitResult
 from pystack.engine.oom import OomReporter
 from pystack.engine.ports import ShimPort
 from pystack.engine.probing import Prober
+from pystack.engine.restarts import cancels
 from pystack.engine.runtime.bundle import ExitRecord
 from pystack.engine.services import Services
 from pystack.engine.signals import parse_signal
@@ -65,7 +66,9 @@ class Lifecycle:
             raise Conflict("container is marked for removal and cannot be started")
         container.cancel_backoff()
         container.restarts.reset()
-        container.record = replace(container.record, restart_count=0, manually_stopped=False)
+        container.record = replace(
+            container.record, restart_count=0, manually_stopped=False, restart_cancelled=False
+        )
         try:
             await self._launch(container)
         except BaseException:
@@ -163,6 +166,7 @@ class Lifecycle:
                 container.config.restart,
                 exit_code=ended["exit_code"],
                 manually_stopped=before.manually_stopped,
+                cancelled=before.restart_cancelled,
                 restarts=before.restart_count,
                 ran_for=ran_for,
             )
@@ -170,6 +174,7 @@ class Lifecycle:
         record = replace(
             container.moved(target),
             starting=False,
+            restart_count=before.restart_count + (delay is not None),
             pid=0,
             exit_code=ended["exit_code"],
             finished_at=ended["finished_at"],
@@ -246,7 +251,6 @@ class Lifecycle:
             ):
                 return
             container.backoff = None
-            container.record = replace(container.record, restart_count=container.record.restart_count + 1)
             try:
                 await self._launch(container)
             except PystackError as error:
@@ -262,11 +266,15 @@ class Lifecycle:
                 container.config.restart,
                 exit_code=record.exit_code,
                 manually_stopped=record.manually_stopped,
+                cancelled=record.restart_cancelled,
                 restarts=record.restart_count,
                 ran_for=0.0,
             )
         if delay is not None:
-            await self._services.registry.save(container, container.moved(ContainerState.RESTARTING))
+            waiting = replace(
+                container.moved(ContainerState.RESTARTING), restart_count=record.restart_count + 1
+            )
+            await self._services.registry.save(container, waiting)
             self.plan_restart(container, delay)
         elif container.config.auto_remove:
             self.on_auto_remove(container)
@@ -296,15 +304,20 @@ class Lifecycle:
     async def _cancel_restart(self, container: Container) -> None:
         """A container between two runs: leave it exited. The lock is held."""
         container.cancel_backoff()
-        record = replace(container.moved(ContainerState.EXITED), manually_stopped=True)
+        record = replace(
+            container.moved(ContainerState.EXITED), manually_stopped=True, restart_cancelled=True
+        )
         await self._services.registry.save(container, record)
         container.notify_exit()
         self._services.publish(container, "stop")
 
-    async def _mark_stopped(self, container: Container) -> None:
+    async def _mark_stopped(self, container: Container, *, cancel: bool = True) -> None:
         """Durable before the signal: a daemon that dies in between must not start the container again."""
-        if not container.record.manually_stopped:
-            await self._services.registry.amend(container, manually_stopped=True)
+        record = container.record
+        if not record.manually_stopped or (cancel and not record.restart_cancelled):
+            await self._services.registry.amend(
+                container, manually_stopped=True, restart_cancelled=cancel or record.restart_cancelled
+            )
         failpoint("engine.stop.marked")
 
     def _next_exit(self, container: Container) -> asyncio.Future[WaitResult]:
@@ -353,7 +366,8 @@ class Lifecycle:
             raise InvalidInput(
                 f"cannot kill container: {container.name}: {error}", hint=error.hint
             ) from error
-        stopping = number in {SIGKILL, parse_signal(container.config.stop_signal or "TERM")}
+        own = parse_signal(container.config.stop_signal) if container.config.stop_signal else None
+        stopping = cancels(own, number)
         async with container.lock:
             if container.record.state is ContainerState.RESTARTING and stopping:
                 await self._cancel_restart(container)
@@ -363,9 +377,9 @@ class Lifecycle:
                     f"cannot kill container: {container.name}: container {container.id} is not running"
                 )
             shim = container.require_running()
-            await self._mark_stopped(container)
-            if stopping:
-                await self._thaw(container)
+            await self._mark_stopped(container, cancel=stopping)
+            if stopping and container.record.state is ContainerState.PAUSED:
+                await self._resume(container)
             exited = self._next_exit(container)
             self._services.publish(container, "kill", signal=str(number))
             if number != SIGKILL:
@@ -426,10 +440,14 @@ class Lifecycle:
         async with container.lock:
             if container.record.state is not ContainerState.PAUSED:
                 raise Conflict(f"Container {container.id} is not paused")
-            await self._thaw(container)
-            await self._services.registry.save(container, container.record)
-            self._prober.begin(container)
-            self._services.publish(container, "unpause")
+            await self._resume(container)
+
+    async def _resume(self, container: Container) -> None:
+        """From paused to running. The lock is held."""
+        await self._thaw(container)
+        await self._services.registry.save(container, container.record)
+        self._prober.begin(container)
+        self._services.publish(container, "unpause")
 
     async def _thaw(self, container: Container) -> None:
         """A frozen process takes no signal, not even SIGKILL on cgroup v1. The caller saves the record or ends the run."""

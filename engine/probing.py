@@ -7,6 +7,7 @@ exec under the container's own confinement, as its own user and in its working d
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 
 from pystack.engine import bundles
@@ -26,6 +27,7 @@ from pystack.engine.ports import ExecPort
 from pystack.engine.services import Services
 from pystack.model.container import ExecSpec
 from pystack.model.errors import EngineError, StartError
+from pystack.model.observed import HealthProbe
 from pystack.model.states import Health
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,9 @@ class Prober:
         started = container.started_monotonic or asyncio.get_running_loop().time()
         monitor = HealthMonitor(rules, started, probe, report, container.name)
         machine, known = monitor.machine, container.health
+        machine.log = known.log
         if not fresh:
+            known = known if known.log else _recall(container)
             machine.status = (
                 container.record.health if container.record.health is not Health.NONE else Health.STARTING
             )
@@ -75,6 +79,7 @@ class Prober:
         found = HealthState(status=machine.status, failing_streak=machine.failing_streak, log=machine.log)
         if not changed or found.status is Health.STARTING:
             container.health = found
+        _remember(container, found)
         if changed:
             work = self._announce(container, machine, found)
             self._services.background.spawn(work, f"record health of {container.name}")
@@ -90,6 +95,30 @@ class Prober:
         if container.monitor is not None and container.monitor.machine is machine:
             container.health = found
             self._services.publish(container, f"health_status: {found.status}")
+
+
+def _remember(container: Container, found: HealthState) -> None:
+    """Results for the next engine, beside the shim's files: they live as long as the run. Not durable, and need not be."""
+    probes = [[p.start, p.end, p.exit_code, p.output] for p in found.log]
+    try:
+        with open(f"{container.run_directory}/health.json", "w", encoding="utf-8") as file:
+            json.dump({"streak": found.failing_streak, "log": probes}, file)
+    except OSError as error:
+        log.debug("cannot keep the health of container %s: %s", container.name, error)
+
+
+def _recall(container: Container) -> HealthState:
+    """What `_remember` kept; nothing when that cannot be read."""
+    try:
+        with open(f"{container.run_directory}/health.json", encoding="utf-8") as file:
+            kept = json.load(file)
+        probes = tuple(
+            HealthProbe(start=start, end=end, exit_code=code, output=output)
+            for start, end, code, output in kept["log"]
+        )
+        return HealthState(failing_streak=kept["streak"], log=probes)
+    except (OSError, ValueError, KeyError, TypeError):
+        return HealthState()
 
 
 async def run_probe(container: Container, rules: HealthRules) -> ProbeResult:
@@ -108,10 +137,12 @@ async def run_probe(container: Container, rules: HealthRules) -> ProbeResult:
         async with asyncio.timeout(rules.timeout):
             await _collect(running, output)
             code = await asyncio.shield(running.exited)
-        return ProbeResult(exit_code=code, output=bytes(output))
+        return ProbeResult(exit_code=code, output=_shown(output))
     except TimeoutError:
         text = f"Health check exceeded timeout ({format_duration(rules.timeout)})"
-        return ProbeResult(exit_code=TIMED_OUT, output=text.encode() + (b": " + output if output else b""))
+        return ProbeResult(
+            exit_code=TIMED_OUT, output=text.encode() + (b": " + _shown(output) if output else b"")
+        )
     finally:
         if not running.exited.done():
             running.signal(9)
@@ -119,10 +150,15 @@ async def run_probe(container: Container, rules: HealthRules) -> ProbeResult:
 
 
 async def _collect(running: ExecPort, output: bytearray) -> None:
-    """Read to the end, so that the probe never blocks on a full pipe."""
+    """Read to the end, so that the probe never blocks on a full pipe. One byte more than is shown tells that it is cut."""
     while True:
         item = await running.receive()
         if item is None:
             return
-        if len(output) < OUTPUT_BYTES:
-            output += item[1][: OUTPUT_BYTES - len(output)]
+        if len(output) <= OUTPUT_BYTES:
+            output += item[1][: OUTPUT_BYTES + 1 - len(output)]
+
+
+def _shown(output: bytearray) -> bytes:
+    """The first 4,096 bytes, with an ellipsis where there were more, as Docker."""
+    return bytes(output[:OUTPUT_BYTES]) + (b"..." if len(output) > OUTPUT_BYTES else b"")

@@ -180,7 +180,8 @@ class Recovery:
             exit_code=record.exit_code,
             was_running=False,
         ):
-            await self._services.registry.save(container, container.moved(ContainerState.RESTARTING))
+            starting = replace(container.moved(ContainerState.RESTARTING), restart_count=0)
+            await self._services.registry.save(container, starting)
             self._lifecycle.plan_restart(container, 0.0)
 
     async def _remove_strays(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pystack.model.container import RestartPolicy
 
+SIGKILL = 9
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
 STABLE_AFTER = 10.0
@@ -26,23 +27,41 @@ class RestartManager:
         self._delay = 0.0
 
     def decide(
-        self, policy: RestartPolicy, *, exit_code: int, manually_stopped: bool, restarts: int, ran_for: float
+        self,
+        policy: RestartPolicy,
+        *,
+        exit_code: int,
+        manually_stopped: bool,
+        restarts: int,
+        ran_for: float,
+        cancelled: bool = False,
     ) -> float | None:
-        """Delay until the next start, or None to leave it exited."""
-        if manually_stopped or not wanted(policy, exit_code=exit_code, restarts=restarts):
-            return None
+        """Delay until the next start, or None to leave it exited.
+
+        `cancelled`: a stop, or a kill that meant one. `manually_stopped`: any signal was sent by hand, which is enough
+        for `unless-stopped`.
+        """
         if ran_for >= STABLE_AFTER:
             self._delay = 0.0
+        if cancelled or not wanted(
+            policy, exit_code=exit_code, restarts=restarts, manually_stopped=manually_stopped
+        ):
+            return None
         self._delay = min(self._delay * 2, LONGEST_DELAY) if self._delay else FIRST_DELAY
         return self._delay
 
 
-def wanted(policy: RestartPolicy, *, exit_code: int, restarts: int) -> bool:
-    """Whether the policy restarts after this exit, nobody having stopped the container by hand."""
+def wanted(policy: RestartPolicy, *, exit_code: int, restarts: int, manually_stopped: bool) -> bool:
+    """Whether the policy restarts after this exit."""
     if policy.name == "on-failure":
         limit = policy.maximum_retry_count
         return exit_code != 0 and (not limit or restarts < limit)
-    return policy.name in {"always", "unless-stopped"}
+    return policy.name == "always" or (policy.name == "unless-stopped" and not manually_stopped)
+
+
+def cancels(stop_signal: int | None, number: int) -> bool:
+    """Whether a signal sent by `kill` ends the restarts: SIGKILL, the container's own stop signal, or, if it has none, any."""
+    return number == SIGKILL or stop_signal in {None, number}
 
 
 def wanted_at_boot(

@@ -10,7 +10,7 @@ from pystack.engine.container import ContainerRecord, dump_record, load_record
 from pystack.engine.health import HealthMachine, HealthRules, format_duration, rules_of
 from pystack.engine.merge import merge, process_env
 from pystack.engine.names import NameIndex, check_name, random_id, random_name
-from pystack.engine.restarts import RestartManager, wanted_at_boot
+from pystack.engine.restarts import RestartManager, cancels, wanted_at_boot
 from pystack.engine.sessions import DetachableSession, LateSession, MemorySession, parse_detach_keys
 from pystack.engine.signals import parse_signal
 from pystack.model.container import (
@@ -136,6 +136,9 @@ def test_environment_of_the_process():
     assert not any(e.startswith("TERM=") for e in env), "a bare name removes"
 
 
+POLICIES = ("no", "always", "unless-stopped", "on-failure")
+
+
 def delays(manager, policy, count, **facts):
     given = {"exit_code": 1, "manually_stopped": False, "restarts": 0, "ran_for": 0.0} | facts
     return [manager.decide(policy, **given) for _ in range(count)]
@@ -154,7 +157,16 @@ def test_restart_policies():
     assert delays(RestartManager(), failure, 1, exit_code=0) == [None]
     for name in ("always", "unless-stopped"):
         assert delays(RestartManager(), RestartPolicy(name=name), 1, exit_code=0) == [0.1]
-        assert delays(RestartManager(), RestartPolicy(name=name), 1, manually_stopped=True) == [None]
+        assert delays(RestartManager(), RestartPolicy(name=name), 1, cancelled=True) == [None]
+    by_hand = {n: delays(RestartManager(), RestartPolicy(name=n), 1, manually_stopped=True)[0] for n in POLICIES}
+    assert by_hand == {"no": None, "always": 0.1, "unless-stopped": None, "on-failure": 0.1}
+
+
+def test_which_signals_end_the_restarts():
+    assert cancels(None, 1)  # no stop signal of its own: any
+    assert cancels(3, 9)
+    assert cancels(3, 3)
+    assert not cancels(3, 10)
 
 
 def test_policies_when_the_engine_starts():
