@@ -10,6 +10,8 @@ from aiohttp import web
 
 from pystack.engine.interface import Engine
 from pystack.model.names import Instance
+from pystack.model.settings import Settings
+from pystack.volume.plugins import Plugins
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -23,6 +25,8 @@ class DaemonFacts:
     pid: int
     launcher_pid: Callable[[], int] = lambda: 0
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    settings: Callable[[], Settings] = Settings
+    plugins: Plugins = field(default_factory=Plugins)
 
 
 ENGINE: web.AppKey[Engine] = web.AppKey("engine")
@@ -30,6 +34,8 @@ ENGINE: web.AppKey[Engine] = web.AppKey("engine")
 ASKED_VERSION: web.RequestKey[str] = web.RequestKey("asked_version")
 VERSION: web.RequestKey[tuple[int, int]] = web.RequestKey("version")
 STREAMING: web.RequestKey[bool] = web.RequestKey("streaming")
+#: The body of a request that was read before its handler asks for it.
+BODY: web.RequestKey[bytes] = web.RequestKey("body")
 #: Tasks of requests that last as long as their client (logs, events, attach): cancelled when the daemon ends.
 LASTING: web.AppKey[set[asyncio.Task[object]]] = web.AppKey("lasting")
 FACTS: web.AppKey[DaemonFacts] = web.AppKey("facts")

@@ -177,6 +177,8 @@ async def _serve(instance: Instance, loaded: Configuration, reload: Callable[[],
     async with contextlib.AsyncExitStack() as stack:
         engine = await stack.enter_async_context(Engine.open(instance, loaded.settings))
         facts.launcher_pid = engine.launcher_pid
+        facts.settings = lambda: engine.settings
+        stack.push_async_callback(facts.plugins.close)
         app = build_app(engine, facts)
         stacks = StackService(engine, engine.documents("stacks"))
         add_routes(app, stacks)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pystack.api.context import BODY
 from pystack.model.errors import InvalidInput
 
 #: No JSON body of the API is larger; what is, is an attack or a mistake.
@@ -85,20 +86,34 @@ def validate(model: type[W], value: object) -> W:
         raise InvalidInput(f"invalid JSON: {where}: {first['msg']}") from None
 
 
-async def read_json(request: web.Request, model: type[W], *, optional: bool = False) -> W:
-    """The body as `model`. With `optional` an empty body means all defaults; otherwise it is refused."""
-    if request.content_length is not None and request.content_length > MAX_BODY:
+def is_json(request: web.Request) -> bool:
+    """Whether the body is said to be JSON: only then does any handler read it as such."""
+    kind = request.headers.get("Content-Type", "")
+    return kind.partition(";")[0].strip().lower() == "application/json"
+
+
+async def read_body(request: web.Request, limit: int = MAX_BODY) -> bytes:
+    """The whole body. InvalidInput when it is larger than `limit` bytes."""
+    if BODY in request:
+        return request[BODY]
+    if request.content_length is not None and request.content_length > limit:
         raise InvalidInput("cannot read the request: its body is too large")
     data = bytearray()
     async for chunk in request.content.iter_any():
         data += chunk
-        if len(data) > MAX_BODY:
+        if len(data) > limit:
             raise InvalidInput("cannot read the request: its body is too large")
+    return bytes(data)
+
+
+async def read_json(request: web.Request, model: type[W], *, optional: bool = False) -> W:
+    """The body as `model`. With `optional` an empty body means all defaults; otherwise it is refused."""
+    data = await read_body(request)
     if not data.strip():
         if optional:
             return validate(model, {})
         raise InvalidInput("invalid JSON: got EOF while reading request body")
-    kind = request.headers.get("Content-Type", "")
-    if kind.partition(";")[0].strip().lower() != "application/json":
+    if not is_json(request):
+        kind = request.headers.get("Content-Type", "")
         raise InvalidInput(f"unsupported Content-Type header ({kind[:80]}): must be 'application/json'")
-    return validate(model, parse(bytes(data)))
+    return validate(model, parse(data))

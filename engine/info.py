@@ -125,7 +125,7 @@ def _engine(services: Services) -> dict[str, object]:
         "Plugins": {
             "Volume": ["local"],
             "Network": ["bridge", "host", "null"],
-            "Authorization": None,
+            "Authorization": list(services.settings.authorization_plugins) or None,
             "Log": ["json-file", "none"],
         },
         "Runtimes": {"pystack": {"path": "pystack"}, "runc": {"path": "pystack"}},
