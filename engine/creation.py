@@ -51,6 +51,9 @@ class Creation:
                 undo.callback(names.release, name, container_id)
             image = await services.images.ensure(spec.image)
             config = self._resolved(merge(with_defaults(spec, services.settings), image.config, container_id))
+            if not config.cgroupns_mode:
+                v2 = services.cgroups.hierarchy.mode == "v2"
+                config = replace(config, cgroupns_mode="private" if v2 else "host")
             remap.check(services.remap, config)
             warnings = check(config, facts(), services.cgroups.features)
             if not name:

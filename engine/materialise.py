@@ -16,14 +16,14 @@ from pystack.engine.container import Container, MountRecord
 from pystack.engine.services import Services
 from pystack.kernel.failpoints import failpoint
 from pystack.model.container import ContainerSpec, Mount
-from pystack.model.errors import InvalidInput
+from pystack.model.errors import InvalidInput, NotFound
 from pystack.model.observed import MountView
 from pystack.volume import binds
 from pystack.volume.records import ANONYMOUS_LABEL
 
 
 def plan(services: Services, config: ContainerSpec) -> tuple[MountRecord, ...]:
-    """All mounts of a container, with nothing made yet. InvalidInput or NotFound for bad `volumes_from`."""
+    """All mounts of a container, with nothing made yet. InvalidInput for bad `volumes_from`."""
     taken = {_key(m.target) for m in config.mounts} | {_key(f.target) for f in config.files}
     shared = [m for m in _volumes_from(services, config) if _key(m.spec.target) not in taken]
     taken |= {_key(m.spec.target) for m in shared}
@@ -37,7 +37,11 @@ def _volumes_from(services: Services, config: ContainerSpec) -> Iterator[MountRe
         ref, _, mode = item.partition(":")
         if mode not in {"", "ro", "rw", "z", "Z"}:
             raise InvalidInput(f"invalid mode for volumes-from: {mode}")
-        for mount in services.registry.get(ref).record.mounts:
+        try:
+            other = services.registry.get(ref)
+        except NotFound as error:  # clients read "not found" as: pull the image
+            raise InvalidInput(str(error)) from error
+        for mount in other.record.mounts:
             if mount.spec.type in {"volume", "bind"}:
                 view = replace(mount.view, read_write=mount.view.read_write and mode != "ro")
                 yield replace(mount, view=view, anonymous=False)

@@ -92,7 +92,7 @@ def bit(name: str) -> int:
     mask = _BITS.get(name.upper().removeprefix("CAP_"), 0) & full_set()
     if not mask:
         raise InvalidInput(
-            f'invalid capability: "{name}"',
+            f'unknown capability: "CAP_{name.upper().removeprefix("CAP_")}"',
             hint="capabilities(7) lists the names; ALL means every one of them",
         )
     return mask
@@ -111,8 +111,8 @@ def effective_set(privileged: bool, add: Iterable[str], drop: Iterable[str]) -> 
     """
     added = {name.upper() for name in add}
     dropped = {name.upper() for name in drop}
-    add_mask = sum({bit(name) for name in added if not _is_all(name)})
-    drop_mask = sum({bit(name) for name in dropped if not _is_all(name)})
+    add_mask = sum({_listed_bit("CapAdd", name) for name in added if not _is_all(name)})
+    drop_mask = sum({_listed_bit("CapDrop", name) for name in dropped if not _is_all(name)})
     if privileged:
         return full_set()
     if any(map(_is_all, added)):
@@ -120,6 +120,13 @@ def effective_set(privileged: bool, add: Iterable[str], drop: Iterable[str]) -> 
     if any(map(_is_all, dropped)):
         return add_mask
     return (DEFAULT & full_set() & ~drop_mask) | add_mask
+
+
+def _listed_bit(field: str, name: str) -> int:
+    try:
+        return bit(name)
+    except InvalidInput as error:
+        raise InvalidInput(f"invalid {field}: {error}", hint=error.hint) from error
 
 
 def _is_all(name: str) -> bool:

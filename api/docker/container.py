@@ -10,6 +10,7 @@ from pystack.api.docker.clock import status_line, unix_seconds
 from pystack.api.docker.mounts import binds_json, mounts_json, tmpfs_json
 from pystack.api.docker.ports import bindings_json, live_json, summary_json
 from pystack.api.docker.resources import resources_json
+from pystack.engine.confine import path_lists
 from pystack.model.container import ContainerSpec, Healthcheck
 from pystack.model.observed import ContainerView, EndpointView, ExecView, MountView
 from pystack.model.states import ContainerState, Health
@@ -71,6 +72,7 @@ def config_json(spec: ContainerSpec) -> dict[str, object]:
 
 def host_config_json(spec: ContainerSpec) -> dict[str, object]:
     """Docker's HostConfig, complete."""
+    masked, readonly = path_lists(spec)
     body: dict[str, object] = {
         "Binds": binds_json(spec.mounts),
         "ContainerIDFile": "",
@@ -105,8 +107,8 @@ def host_config_json(spec: ContainerSpec) -> dict[str, object]:
         "Runtime": spec.runtime or "runc",
         "Isolation": "",
         "CgroupParent": spec.cgroup_parent,
-        "MaskedPaths": None if spec.masked_paths is None else list(spec.masked_paths),
-        "ReadonlyPaths": None if spec.readonly_paths is None else list(spec.readonly_paths),
+        "MaskedPaths": masked or (None if spec.masked_paths is None else []),
+        "ReadonlyPaths": readonly or (None if spec.readonly_paths is None else []),
         **resources_json(spec.resources),
     }
     if tmpfs := tmpfs_json(spec.mounts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from urllib.parse import quote_plus
 
@@ -12,7 +13,7 @@ from aiohttp import WSMsgType, web
 from pystack.api import jsons
 from pystack.api.context import STREAMING, engine
 from pystack.api.errors import message_of
-from pystack.api.filters import dimension, flag, integer, parse_instant
+from pystack.api.filters import dimension, flag, parse_instant
 from pystack.api.hijack import Hijacked, hijacked
 from pystack.api.streams import (
     frame,
@@ -69,9 +70,8 @@ def _log_options(query: Mapping[str, str]) -> LogOptions:
         raise InvalidInput("Bad parameters: you must choose at least one stream")
     tail = query.get("tail", "")
     count: int | None = None
-    if tail and tail != "all":
-        count = integer(query, "tail")
-        count = None if count is None or count < 0 else count
+    if re.fullmatch(r"[0-9]{1,18}", tail):  # anything else is all, as for Docker
+        count = int(tail)
     return LogOptions(
         stdout=stdout,
         stderr=stderr,
@@ -90,7 +90,7 @@ def fixed_time(text: str) -> str:
 
 def log_line(entry: LogEntry, *, timestamps: bool, details: bool) -> bytes:
     prefix = f"{fixed_time(entry.time)} " if timestamps else ""
-    if details and entry.attributes:
+    if details:
         pairs = sorted(entry.attributes.items())
         prefix += ",".join(f"{quote_plus(k)}={quote_plus(v)}" for k, v in pairs) + " "
     return prefix.encode() + entry.line

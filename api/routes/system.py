@@ -101,12 +101,13 @@ _USAGES: dict[str, Callable[[Engine, Sequence[ContainerView]], Awaitable[dict[st
 
 async def auth(_: web.Request) -> web.Response:
     raise Unsupported(
-        "cannot log in: this engine does not talk to registries yet",
-        hint="docker save and docker load move images",
+        "cannot log in: this engine does not talk to registries yet; docker save and docker load move images"
     )
 
 
-async def no_swarm(_: web.Request) -> web.Response:
+async def no_swarm(request: web.Request) -> web.Response:
+    if request.path.endswith("/swarm/leave"):
+        raise Unavailable("This node is not part of a swarm")
     raise Unavailable(
         'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
         "to connect this node to swarm and try again."

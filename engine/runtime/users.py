@@ -120,7 +120,7 @@ def _find_group(group: bytes, name: bytes) -> int:
         return gid
     if _is_numeric(name):
         raise UserError(f"uids and gids must be in range 0-{_MAX_ID}")
-    raise UserError(f"unable to find group {name.decode()}: no matching entries in group file")
+    raise UserError(f"Unable to find group {name.decode()}: no matching entries in group file")
 
 
 def _memberships(group: bytes, login: bytes) -> list[int]:

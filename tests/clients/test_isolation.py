@@ -178,7 +178,7 @@ def test_capabilities_and_privileges(
 
 def test_capabilities_that_do_not_exist_and_those_that_are_missing(daemon: Daemon) -> None:
     for option in ("--cap-add", "--cap-drop"):
-        assert 'invalid capability: "CAP_NOPE"' in daemon.refused(option, "NOPE", "box", "true")
+        assert 'unknown capability: "CAP_NOPE"' in daemon.refused(option, "NOPE", "box", "true")
     assert daemon.docker("ps", "-aq").stdout == ""
     said = daemon.sh("chown 1 /tmp; mknod /tmp/x c 1 3; su bob -c id", "--cap-drop", "ALL", check=False)
     assert said.count("Operation not permitted") >= 2

@@ -358,7 +358,7 @@ def test_namespaces_of_other_containers_and_of_the_host(tmp_path):
     ("changes", "message"),
     [
         ({"image": "nope:1"}, "No such image: nope:1"),
-        ({"cap_add": ("NOPE",)}, "(?i)invalid capability"),
+        ({"cap_add": ("NOPE",)}, "(?i)unknown capability"),
         ({"security_opt": ("nonsense",)}, "invalid --security-opt"),
         ({"security_opt": ('seccomp={"defaultAction":"SCMP_ACT_NOPE"}',)}, "(?i)seccomp|action"),
         ({"resources": Resources(memory=1 << 20)}, "Minimum memory limit allowed is 6MB"),
