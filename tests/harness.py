@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -23,6 +24,13 @@ def run_parent() -> str:
         if os.access(place, os.W_OK) and _is_tmpfs(place):
             return place
     return "/var/tmp"
+
+
+@functools.cache
+def client_version() -> int:
+    """Major version of the `docker` client in the PATH; 20 is Debian's, which the tests take, too."""
+    said = subprocess.run(["docker", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(said.split()[2].split(".")[0])
 
 
 def _is_tmpfs(path: str) -> bool:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import harness
 import pytest
 from hostile import SECRET, Daemon, hostile_daemon  # noqa: F401 - the fixture `daemon`
 from isolation import fields
@@ -257,7 +258,9 @@ def test_line_breaks_write_nothing(daemon: Daemon) -> None:
             "/etc/resolv.conf",
             check=False,
         )
-        assert said.returncode == 125, (option, said)
+        # An old client does not send an alias that the default network has no use for.
+        kept = option == "--network-alias" and harness.client_version() < 24 and "evil" not in said.stdout
+        assert said.returncode == 125 or kept, (option, said)
     for entry in (
         "a\n6.6.6.6 evil:1.2.3.4",
         "a:1.2.3.4\n6.6.6.6 evil",

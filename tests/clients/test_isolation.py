@@ -332,7 +332,10 @@ def test_sysctls_of_the_containers_own_namespaces(daemon: Daemon) -> None:
     script = "; ".join(f"cat /proc/sys/{name.replace('.', '/')}" for name in asked)
     assert daemon.sh(script, *options).split() == list(asked.values())
     for options, message in (
-        (("--sysctl", "kernel.core_pattern=x"), "is not allowed"),
+        (
+            ("--sysctl", "kernel.core_pattern=x"),
+            "sysctl 'kernel.core_pattern=x' is not ",
+        ),  # allowed; once: whitelisted
         (("--sysctl", "net.ipv4.ip_forward=1", "--network", "host"), "not allowed in host network namespace"),
         (("--sysctl", "kernel.shmmax=1", "--ipc", "host"), "not allowed in the hosts ipc namespace"),
         (("--sysctl", "kernel.shm_rmid_forced=1+kernel.core_pattern=x"), "kernel.shm_rmid_forced"),
