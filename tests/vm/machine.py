@@ -13,8 +13,10 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -23,7 +25,19 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pystack" / "vm"
 PYTHON = Path("/usr/bin/python3")
 EXTENSIONS = ("_ctypes", "_json", "_asyncio", "_contextvars", "_queue", "mmap", "resource", "termios")
-MODULES = ("overlay.ko",)
+#: Loaded in this order.
+MODULES = (
+    "overlay.ko",
+    "configfs.ko",
+    "null_blk.ko",
+    "bfq.ko",
+    "nfnetlink.ko",
+    "libcrc32c.ko",
+    "nf_tables.ko",
+)
+KEPT = f"complete-{len(MODULES)}-{zlib.crc32(' '.join(MODULES).encode()):08x}"
+#: What whole engines import besides the checkout: whatever this finds is put into the machine, too.
+ENGINE = "import pystack.engine.engine, pystack.engine.logs, sqlite3, asyncio.subprocess"
 SKIPPED = re.compile(
     r"/(test|idlelib|lib2to3|distutils|ensurepip|tkinter|turtledemo|pydoc_data|unittest|wsgiref|xml|xmlrpc|sqlite3|curses"
     r"|dbm|venv|email|http|multiprocessing|config-[^/]*|dist-packages|lib-dynload)(/|$)"
@@ -46,8 +60,8 @@ for source, target, kind in (
     assert libc.mount(source.encode(), target.encode(), kind.encode(), 0, None) == 0, (target, ctypes.get_errno())
 os.environ.update(PATH="/usr/sbin:/usr/bin", HOME="/root")
 sys.path.insert(0, "/checkout")
-sys.path[1:1] = ["/tests", "/support"]
-for name in os.listdir("/modules"):
+sys.path[1:1] = ["/tests", "/support", "/site"]
+for name in sorted(os.listdir("/modules")):
     assert libc.syscall(313, os.open("/modules/" + name, os.O_RDONLY), b"", 0) == 0, (name, ctypes.get_errno())
 try:
     exec(compile(open("/main.py").read(), "/main.py", "exec"))
@@ -80,7 +94,7 @@ def _emulator() -> str:
 
 def _kernel() -> Path:
     """A directory with `vmlinuz` and the modules of Debian's cloud kernel, fetched once."""
-    kept = sorted(place for place in CACHE.glob("linux-*") if (place / "complete").exists())
+    kept = sorted(place for place in CACHE.glob("linux-*") if (place / KEPT).exists())
     if kept:
         return kept[-1]
     depends = (
@@ -114,7 +128,7 @@ def _take(stream: IO[bytes], target: Path) -> None:
                 (target / ("vmlinuz" if name.startswith("vmlinuz") else name)).write_bytes(content.read())
     if not (target / "vmlinuz").exists():
         raise MachineMissing("no kernel image in the package")
-    (target / "complete").touch()
+    (target / KEPT).touch()
 
 
 class RamFileSystem:
@@ -138,8 +152,13 @@ class RamFileSystem:
         self._parts += [head + b"\0" * (-len(head) % 4), content + b"\0" * (-len(content) % 4)]
 
     def add_file(self, source: Path, path: str | None = None) -> None:
+        """With the compiled form of a Python module, where there is one: to compile in the emulator takes half a minute."""
         info = source.stat()
-        self.add(path or str(source), source.read_bytes(), info.st_mode, int(info.st_mtime))
+        path = path or str(source)
+        self.add(path, source.read_bytes(), info.st_mode, int(info.st_mtime))
+        compiled = source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
+        if source.suffix == ".py" and compiled.exists():
+            self.add(f"{os.path.dirname(path)}/__pycache__/{compiled.name}", compiled.read_bytes(), 0o100644)
 
     def write(self, target: Path) -> None:
         self._seen.discard("TRAILER!!!")
@@ -148,9 +167,8 @@ class RamFileSystem:
 
 
 def _libraries(files: list[Path]) -> Iterator[Path]:
-    for file in files:
-        for found in re.findall(r"(/\S+) \(0x", _run("ldd", str(file)).stdout):
-            yield Path(found).parent.resolve() / Path(found).name
+    for found in dict.fromkeys(re.findall(r"(/\S+) \(0x", _run("ldd", *map(str, files)).stdout)):
+        yield Path(found).parent.resolve() / Path(found).name
 
 
 def _add_python(ram: RamFileSystem) -> None:
@@ -171,26 +189,56 @@ def _add_python(ram: RamFileSystem) -> None:
             ram.add_file(path)
 
 
+def _add_imports(ram: RamFileSystem) -> None:
+    """The modules that an engine imports from the standard library and from this interpreter's site-packages.
+
+    Both Pythons are of one minor version, or extension modules would not load.
+    """
+    site = next(path for path in sys.path if path.endswith("site-packages"))
+    code = f"""import sys
+sys.path[:0] = {[str(CHECKOUT / "src"), site]!r}
+{ENGINE}
+print(sys.version_info[:2] == {sys.version_info[:2]!r})
+print(*(f for m in list(sys.modules.values()) if (f := getattr(m, "__file__", None))), sep="\\n")
+"""
+    done = _run(str(PYTHON), "-c", code)
+    same, *files = done.stdout.splitlines() or ["no"]
+    if same != "True":
+        raise MachineMissing(f"{PYTHON} cannot import what this Python does: {done.stderr.strip()[-200:]}")
+    found = [Path(file) for file in files if not file.startswith(str(CHECKOUT / "src"))]
+    packages = {Path(site, path.relative_to(site).parts[0]) for path in found if path.is_relative_to(site)}
+    later = [path for package in packages if package.is_dir() for path in package.rglob("*.py")]
+    for path in (*found, *sorted(later)):  # with what they import only when it is used
+        ram.add_file(path, f"/site/{path.relative_to(site)}" if path.is_relative_to(site) else None)
+    nftables = next(iter(sorted(Path("/usr/lib").glob("*/libnftables.so.1"))), None)
+    if nftables is None:
+        raise MachineMissing("no libnftables.so.1: apt-get install libnftables1")
+    ram.add_file(nftables)
+    for path in _libraries([nftables, *(path for path in found if path.suffix == ".so")]):
+        ram.add_file(path)
+
+
 def boot(code: str, timeout: float = 60) -> str:
     """Run `code` as PID 1; returns the console's text.
 
-    The checkout's kernel, model and engine.runtime packages and the Python files of tests/vm and tests can be imported.
+    The checkout's packages below the API, and the Python files of tests/vm and tests, can be imported.
     Raises MachineMissing, or AssertionError when the code did not come to its end in time.
     """
     emulator, kernel = _emulator(), _kernel()
     ram = RamFileSystem()
     _add_python(ram)
+    _add_imports(ram)
     ram.add("/modules", b"", stat.S_IFDIR | 0o755)
-    for module in kernel.glob("*.ko"):
-        ram.add_file(module, f"/modules/{module.name}")
+    for number, name in enumerate(MODULES):
+        ram.add_file(kernel / name, f"/modules/{number}-{name}")
     ram.add("/init", PRELUDE.encode(), stat.S_IFREG | 0o755)
     ram.add("/main.py", code.encode(), stat.S_IFREG | 0o644)
     trees = {"/tests": CHECKOUT / "tests/vm", "/support": CHECKOUT / "tests"}
     packages = {
         f"/checkout/pystack/{name}": CHECKOUT / name
-        for name in ("kernel", "model", "engine", "engine/runtime")
+        for name in ("kernel", "model", "engine", "engine/runtime", "image", "network", "volume")
     }
-    ram.add("/checkout/pystack/__init__.py", b"", stat.S_IFREG | 0o644)
+    ram.add_file(CHECKOUT / "src/pystack/__init__.py", "/checkout/pystack/__init__.py")
     for place, directory in {**packages, **trees}.items():
         for path in sorted(directory.iterdir()):
             if path.suffix in {".py", ".json"}:

@@ -5,17 +5,19 @@ import re
 import time
 
 import pytest
-from vm import guest_cgroup2, guest_runtime, machine
+from vm import guest_cgroup2, guest_engine, guest_runtime, machine
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(360)]
 
 
 @pytest.fixture(scope="module")
 def results():
     started = time.perf_counter()
-    code = "import guest_cgroup2, guest_runtime\nguest_cgroup2.main()\nguest_runtime.main()\n"
+    code = "".join(
+        f"import {name}\n{name}.main()\n" for name in ("guest_cgroup2", "guest_runtime", "guest_engine")
+    )
     try:
-        console = machine.boot(code, timeout=120)
+        console = machine.boot(code, timeout=300)
     except machine.MachineMissing as reason:
         pytest.skip(f"cannot run a virtual machine: {reason}")
     print(f"virtual machine: {time.perf_counter() - started:.1f} s")
@@ -38,4 +40,9 @@ def test_kernel_layer(results, name):
 
 @pytest.mark.parametrize("name", guest_runtime.CHECKS)
 def test_whole_containers(results, name):
+    check(results, name)
+
+
+@pytest.mark.parametrize("name", guest_engine.CHECKS)
+def test_whole_engine(results, name):
     check(results, name)
