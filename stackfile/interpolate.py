@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import is_
 
 from pystack.stackfile.document import Mapping, Node, Path, Reporter, Scalar, Sequence, with_changes
 
@@ -219,16 +220,16 @@ class _Walk:
 
     def _collection(self, node: Mapping | Sequence, path: Path) -> Node:
         if isinstance(node, Sequence):
-            items = [self.node(item, (*path, i)) for i, item in enumerate(node.items)]
-            if all(a is b for a, b in zip(items, node.items, strict=True)):
+            items = [
+                item if _is_final(item) else self.node(item, (*path, index))
+                for index, item in enumerate(node.items)
+            ]
+            if all(map(is_, items, node.items)):
                 return node
             return Sequence(items, node.source, node.line, node.column, node.tag)
         changed: dict[str, Node] = {}
         for key, value in node.items.items():
-            if isinstance(value, Scalar) and not (isinstance(value.value, str) and "$" in value.value):
-                continue
-            after = self.node(value, (*path, key))
-            if after is not value:
+            if not _is_final(value) and (after := self.node(value, (*path, key))) is not value:
                 changed[key] = after
         return with_changes(node, changed)
 
@@ -263,6 +264,11 @@ class _Walk:
             )
             value = text
         return Scalar(value, node.text, node.source, node.line, node.column, node.plain, node.tag)
+
+
+def _is_final(node: Node) -> bool:
+    """Whether it is a value without variables."""
+    return isinstance(node, Scalar) and not (isinstance(node.value, str) and "$" in node.value)
 
 
 def _find(node: Scalar, expression: str) -> tuple[int, int]:
