@@ -1,4 +1,4 @@
-.PHONY: fuzz demo demo-down test check unit bench soak test-minimal
+.PHONY: fuzz demo demo-down test check unit bench bench-engine soak leaks test-minimal
 demo:
 	@scripts/demo
 demo-down:
@@ -11,9 +11,13 @@ unit:
 	@scripts/test unit
 bench:
 	@scripts/bench
+bench-engine:
+	@scripts/bench engine $(BENCH)
 test-minimal:
 	@scripts/minimal-root
 soak:
 	@scripts/soak $(SOAK)
+leaks:
+	@scripts/leaks $(LEAKS)
 fuzz:
 	@PYTHONPATH=src:tests .venv/bin/python tests/fuzz/stackfile.py $(or $(ARGS),-max_total_time=60)

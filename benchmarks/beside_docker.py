@@ -30,6 +30,8 @@ import images  # noqa: E402 - shared with the tests, which are not a package
 import peer  # noqa: E402
 from harness import Engine, run_parent  # noqa: E402
 
+#: Where the part of the output begins that engine_beside_docker.py writes.
+ENGINES = "<!-- engine -->"
 #: (title, number of services, whether each waits for the one before it, whether Docker runs it, too)
 STACKS = (
     ("1 service", 1, False, True),
@@ -274,7 +276,9 @@ def main() -> None:
             text = report([ours, theirs], memory, docker, f"Compose {version}")
         finally:
             engine.remove_everything()
-    Path(options.output).write_text(text)
+    output = Path(options.output)
+    _, marker, engines = (output.read_text() if output.exists() else "").partition(ENGINES)
+    output.write_text(f"{text}\n{marker}{engines}" if marker else text)
     print(text)
     shutil.rmtree(base, ignore_errors=True)
     shutil.rmtree(run, ignore_errors=True)
