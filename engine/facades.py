@@ -43,7 +43,9 @@ class Networks:
         one_until(filters or {})
         wanted = frozenset(name for c in self._services.registry for name in networks_of(c.config))
         with self._pruning:
-            return await self._networks.prune(filters, in_use=wanted)
+            removed = await self._networks.prune(filters, in_use=wanted)
+            self._services.events.publish("network", "prune", "", {"reclaimed": "0"})
+            return removed
 
     async def connect(self, ref: str, container: str, endpoint: EndpointSpec) -> None:
         found = self._services.registry.get(container)

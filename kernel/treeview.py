@@ -135,6 +135,7 @@ def _assemble(parts: Parts) -> Tree:
             return fd
 
         sc.unshare(sc.CLONE_NEWNS)
+        os.umask(0)  # of this thread alone from here on: mount points that are made have the modes of others
         namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         with ExitStack() as lost:
             lost.callback(os.close, namespace)

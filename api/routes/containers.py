@@ -13,6 +13,7 @@ from pystack.api.errors import json_response
 from pystack.api.filters import flag, integer, parse_filters
 from pystack.api.jsons import read_json
 from pystack.model.errors import InvalidInput, NotFound, Unsupported
+from pystack.model.observed import ContainerView
 
 _LIST_FILTERS = frozenset(
     "ancestor before exited expose health id is-task isolation label name network publish since status volume".split()  # noqa: SIM905
@@ -27,7 +28,20 @@ async def list_containers(request: web.Request) -> web.Response:
         filters=parse_filters(query.get("filters", ""), _LIST_FILTERS),
         limit=max(0, integer(query, "limit") or 0),
     )
-    return json_response([summary(view) for view in views])
+    sized = flag(query, "size")
+    return json_response([summary(view) | (await _sizes(request, view) if sized else {}) for view in views])
+
+
+async def _sizes(request: web.Request, view: ContainerView) -> dict[str, int]:
+    """What a container has written, and that with its image; nothing for one that is gone by now."""
+    try:
+        own = await engine(request).files.size(view.id)
+        return {
+            "SizeRw": own,
+            "SizeRootFs": own + (await engine(request).images.inspect(view.image_id)).size,
+        }
+    except NotFound:
+        return {}
 
 
 async def create(request: web.Request) -> web.Response:
@@ -58,7 +72,9 @@ async def _check_platform(request: web.Request, image: str, platform: str) -> No
 
 
 async def inspect(request: web.Request) -> web.Response:
-    return json_response(inspect_json(await engine(request).containers.inspect(request.match_info["id"])))
+    view = await engine(request).containers.inspect(request.match_info["id"])
+    sizes = await _sizes(request, view) if flag(request.query, "size") else {}
+    return json_response(inspect_json(view) | sizes)
 
 
 async def start(request: web.Request) -> web.Response:
@@ -149,11 +165,6 @@ async def exec_create(request: web.Request) -> web.Response:
     return json_response({"Id": identifier}, status=201)
 
 
-async def not_yet(request: web.Request) -> web.Response:
-    what = request.path.rpartition("/")[2]
-    raise Unsupported(f"cannot serve {what} of a container: this engine does not support it yet")
-
-
 ROUTES = [
     web.get("/containers/json", list_containers, allow_head=False),
     web.post("/containers/create", create),
@@ -170,5 +181,4 @@ ROUTES = [
     web.delete("/containers/{id}", remove),
     web.get("/containers/{id}/top", top, allow_head=False),
     web.post("/containers/{id}/exec", exec_create),
-    web.get("/containers/{id}/checkpoints", not_yet, allow_head=False),
 ]

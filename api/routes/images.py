@@ -1,4 +1,7 @@
-"""Routes below /images, and those of building: what the engine does not do yet is refused with a sentence that says so."""
+"""Routes below /images, and those of building.
+
+What the engine does not do yet is refused with one sentence that says what to do instead: the docker command shows no hint.
+"""
 
 from __future__ import annotations
 
@@ -89,8 +92,12 @@ async def pull(request: web.Request) -> web.StreamResponse:
     try:
         view = await engine(request).images.ensure(reference)
     except NotFound as error:
+        familiar = normalise(reference).familiar
+        if familiar.startswith("host.local/"):
+            raise
         raise NotFound(
-            f"cannot pull {reference}: registry pulls are not supported yet", hint=error.hint
+            f"cannot pull {familiar}: this engine does not talk to registries yet; docker load an archive of it, "
+            "or use host.local/base"
         ) from error
 
     async def lines() -> AsyncIterator[object]:
@@ -106,8 +113,7 @@ async def import_image(request: web.Request) -> web.StreamResponse:
     query = request.query
     if query["fromSrc"] != "-":
         raise Unsupported(
-            "cannot import from a URL: the daemon does not download for its clients",
-            hint="curl -L URL | docker import - NAME",
+            "cannot import from a URL: the daemon does not download for its clients; curl -L URL | docker import - NAME"
         )
     config = changes.apply({}, query.getall("changes", []))
     name = query.get("repo", "")
@@ -152,15 +158,15 @@ async def save(request: web.Request) -> web.StreamResponse:
 
 async def no_registry(request: web.Request) -> web.Response:
     raise Unsupported(
-        f"cannot {_VERBS[request.match_info.route.name or '']}: this engine does not talk to registries yet",
-        hint="docker save and docker load move images; host.local/base needs no registry",
+        f"cannot {_VERBS[request.match_info.route.name or '']}: this engine does not talk to registries yet; "
+        "docker save and docker load move images, and host.local/base needs no registry"
     )
 
 
 async def no_builder(_: web.Request) -> web.Response:
     raise Unsupported(
-        "cannot build: this engine has no builder yet",
-        hint="build elsewhere and docker load the image, or docker commit a container",
+        "cannot build: this engine has no builder yet; build elsewhere and docker load the image, "
+        "or docker commit a container"
     )
 
 
@@ -170,8 +176,8 @@ async def push(request: web.Request) -> web.Response:
     if view.synthetic:
         raise Unsupported(f"cannot push {name}: {view.synthetic}")
     raise Unsupported(
-        f"cannot push {name}: this engine does not talk to registries yet",
-        hint=f"docker save {name} and docker load it where it is needed",
+        f"cannot push {name}: this engine does not talk to registries yet; docker save it, and docker load it "
+        "where it is needed"
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from pystack.engine.interface import Created, Filters, LogEntry, LogOptions, Stats, WaitResult
@@ -17,7 +19,7 @@ from pystack.model.container import (
     NetworkSpec,
     VolumeSpec,
 )
-from pystack.model.errors import Conflict, NotFound, NotModified, StartError
+from pystack.model.errors import Conflict, Forbidden, NotFound, NotModified, StartError
 from pystack.model.observed import ContainerView, Event, ExecView, ImageView, NetworkView, VolumeView
 from pystack.model.states import ContainerState
 
@@ -247,6 +249,25 @@ class FakeImages:
         async for chunk in chunks:
             self.loaded += len(chunk)
         yield "Loaded image: busybox:latest"
+
+    @asynccontextmanager
+    async def save(
+        self, names: Sequence[str], target: tuple[str, str] | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        for name in names:
+            if (await self.inspect(name)).synthetic:
+                raise Forbidden(f"cannot save or push {name}: it is the host's own /usr")
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"saved"
+
+        yield chunks()
+
+    async def prune(self, filters: Filters | None = None) -> tuple[builtins.list[dict[str, str]], int]:
+        return [], 0
+
+    def usage(self) -> tuple[int, dict[str, int]]:
+        return 0, {}
 
 
 class FakeNetworks:

@@ -232,6 +232,7 @@ async def _copy_into_a_created_one(engine):
         await put(engine, "cr", "/etc", [images.member("a", b"1")])
     await put(engine, "cr", "/made/here", [images.member("mine", b"1", uid=5, gid=6)], copy_owner=True)
     await put(engine, "cr", "/made/here", [images.member("theirs", b"1", uid=5, gid=6)])
+    assert stat.S_IMODE((await engine.files.stat("cr", "/made")).mode) == 0o755
     await engine.containers.start(made.id)
     assert (await sh(engine, "cr", "stat -c %u:%g /made/here/mine /made/here/theirs")).split() == [
         "33:33",
