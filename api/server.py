@@ -18,7 +18,17 @@ from yarl import URL
 from pystack.api.context import ASKED_VERSION, ENGINE, FACTS, LASTING, DaemonFacts
 from pystack.api.hijack import Connection
 from pystack.api.middleware import docker_replies
-from pystack.api.routes import archive, containers, events, images, networks, streaming, system, volumes
+from pystack.api.routes import (
+    absent,
+    archive,
+    containers,
+    events,
+    images,
+    networks,
+    streaming,
+    system,
+    volumes,
+)
 from pystack.api.routes import exec as execs
 from pystack.api.versioning import split_version
 from pystack.engine.interface import Engine
@@ -38,7 +48,7 @@ def build_app(engine: Engine, facts: DaemonFacts) -> web.Application:
     app[ENGINE] = engine
     app[FACTS] = facts
     app[LASTING] = set()
-    for module in (system, containers, archive, streaming, execs, images, networks, volumes, events):
+    for module in (absent, system, containers, archive, streaming, execs, images, networks, volumes, events):
         app.router.add_routes(module.ROUTES)
     return app
 

@@ -1,4 +1,4 @@
-"""Routes about the engine itself: ping, version, info, disk use; and the daemon's own; and what a single node is not."""
+"""Routes about the engine itself: ping, version, info, disk use; and the daemon's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pystack.api.docker.container import summary
 from pystack.api.docker.objects import image_summary, volume_json
 from pystack.api.errors import json_response
 from pystack.engine.interface import Engine
-from pystack.model.errors import InvalidInput, NotFound, Unavailable, Unsupported
+from pystack.model.errors import InvalidInput, NotFound, Unsupported
 from pystack.model.observed import ContainerView
 
 _PING = {
@@ -105,19 +105,6 @@ async def auth(_: web.Request) -> web.Response:
     )
 
 
-async def no_swarm(request: web.Request) -> web.Response:
-    if request.path.endswith("/swarm/leave"):
-        raise Unavailable("This node is not part of a swarm")
-    raise Unavailable(
-        'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
-        "to connect this node to swarm and try again."
-    )
-
-
-async def plugins(_: web.Request) -> web.Response:
-    return json_response([])
-
-
 async def daemon(request: web.Request) -> web.Response:
     """GET /daemon: which daemon answers on this socket."""
     facts = request.app[FACTS]
@@ -140,8 +127,6 @@ async def daemon_stop(request: web.Request) -> web.Response:
     return json_response({"pid": request.app[FACTS].pid}, status=202)
 
 
-_SWARM = ("swarm", "services", "nodes", "tasks", "secrets", "configs")
-
 ROUTES = [
     web.head("/_ping", ping),
     web.get("/_ping", ping, allow_head=False),
@@ -149,9 +134,6 @@ ROUTES = [
     web.get("/info", info, allow_head=False),
     web.get("/system/df", disk_usage, allow_head=False),
     web.post("/auth", auth),
-    web.get("/plugins", plugins, allow_head=False),
     web.get("/daemon", daemon, allow_head=False),
     web.post("/daemon/stop", daemon_stop),
-    *(web.route("*", f"/{name}", no_swarm) for name in _SWARM),
-    *(web.route("*", f"/{name}/{{rest:.*}}", no_swarm) for name in _SWARM),
 ]
