@@ -6,6 +6,7 @@ dockerd changes iptables and sysctls of the host; what it changed is put back wh
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -91,11 +92,25 @@ def _child(pid: int, name: str) -> int:
 
 
 @contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One peer at a time: its bridge and what it does to iptables are the host's."""
+    with Path(tempfile.gettempdir(), "pystack-peer.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def docker_daemon(*, programs: Path | None = None) -> Iterator[Peer]:
     """A fresh dockerd for the duration of the block. Raises PeerMissing when Docker's packages are not there.
 
     `programs` is a folder whose dockerd and containerd are taken before those that are installed.
     """
+    with _alone(), _daemon(programs) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
+def _daemon(programs: Path | None) -> Iterator[Peer]:
     path = f"{programs}:{os.environ['PATH']}" if programs else os.environ["PATH"]
     for program in ("dockerd", "containerd", "runc", "docker", "ip", "iptables-save"):
         if not shutil.which(program):
