@@ -37,7 +37,7 @@ WORKERS = 6
 ROUND = 500
 #: Seconds within which the head of every reply must have come.
 PATIENCE = 60.0
-#: Megabytes that the daemon may have grown between a quarter of the way and the end.
+#: Megabytes that the daemon may have grown between the second quarter of the way and the last.
 GROWTH = 15.0
 
 
@@ -117,6 +117,9 @@ class World:
         for volume in client.get("/volumes")["Volumes"]:
             if volume["Name"] != "fuzz-volume":
                 client.request("DELETE", f"/volumes/{volume['Name']}?force=1", check=False).close()
+        for image in client.get("/images/json", {"all": True}):  # commits and imports
+            if not {"busybox:latest", "host.local/base:latest"} & set(image["RepoTags"] or ()):
+                client.request("DELETE", f"/images/{image['Id']}?force=1", check=False).close()
         if "fuzz-net" not in {n["Name"] for n in client.get("/networks")}:
             client.post("/networks/create", {"Name": "fuzz-net"})
         client.post("/volumes/create", {"Name": "fuzz-volume"})
@@ -234,5 +237,7 @@ def test_every_odd_request_is_answered_in_good_order(engine: harness.Engine) -> 
     assert engine.pid() == pid, "the daemon was replaced"
     assert {(method, path) for method, path, _ in seen} >= documented
     assert sum(number for status, number in statuses.items() if status < 400) > REQUESTS / 10
-    quarter = grown[len(grown) // 4]
-    assert grown[-1] - quarter < GROWTH, f"grew from {quarter:.1f} to {grown[-1]:.1f} MB"
+    # The least of several rounds: between two runs of the collector the rest is garbage.
+    part = max(1, len(grown) // 4)
+    before, after = min(grown[part : 2 * part]), min(grown[-part:])
+    assert after - before < GROWTH, f"grew from {before:.1f} to {after:.1f} MB"
