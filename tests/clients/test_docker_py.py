@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import io
+import tarfile
 import warnings
 from collections.abc import Iterator
 
@@ -115,3 +117,85 @@ def test_events(client: docker.DockerClient) -> None:
     assert (event["Action"], event["Actor"]["Attributes"]["exitCode"]) == ("die", "9")
     assert event["Actor"]["Attributes"]["k"] == "v"
     stream.close()
+
+
+def test_files_go_in_and_out(client: docker.DockerClient) -> None:
+    made = client.containers.run("busybox", ["sleep", "1000"], detach=True, name="files")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        info = tarfile.TarInfo("in.txt")
+        info.size, info.mode = 4, 0o640
+        archive.addfile(info, io.BytesIO(b"text"))
+    assert made.put_archive("/tmp", packed.getvalue()) is True
+    assert made.exec_run(["stat", "-c", "%a %s", "/tmp/in.txt"]).output == b"640 4\n"
+    pieces, stat = made.get_archive("/tmp/in.txt")
+    assert (stat["name"], stat["size"]) == ("in.txt", 4)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
+        assert archive.extractfile("in.txt").read() == b"text"
+    assert {"Path": "/tmp/in.txt", "Kind": 1} in made.diff()
+    with tarfile.open(fileobj=io.BytesIO(b"".join(made.export()))) as archive:
+        assert "tmp/in.txt" in archive.getnames()
+    with pytest.raises(docker.errors.NotFound):
+        made.get_archive("/nowhere")
+
+
+def test_a_committed_image_is_saved_loaded_and_removed(client: docker.DockerClient) -> None:
+    made = client.containers.run("busybox", ["sh", "-c", "echo kept >/kept"], detach=True)
+    made.wait()
+    image = made.commit("pyimage", tag="1", changes='CMD ["cat", "/kept"]')
+    assert client.images.get("pyimage:1").id == image.id
+    assert client.containers.run("pyimage:1", remove=True) == b"kept\n"
+    saved = b"".join(image.save(named="pyimage:1"))
+    made.remove()
+    client.images.remove("pyimage:1")
+    with pytest.raises(docker.errors.ImageNotFound):
+        client.images.get("pyimage:1")
+    assert client.images.load(saved)[0].tags == ["pyimage:1"]
+    assert client.containers.run("pyimage:1", remove=True) == b"kept\n"
+    assert client.images.get("pyimage:1").tag("again", tag="2") is True
+    client.images.remove("again:2")
+    client.images.remove("pyimage:1")
+
+
+def test_life_and_networks(client: docker.DockerClient) -> None:
+    network = client.networks.create("pynet", labels={"n": "1"})
+    made = client.containers.run("busybox", ["sleep", "1000"], detach=True, name="life", network="pynet")
+    made.pause()
+    made.reload()
+    assert made.status == "paused"
+    made.unpause()
+    made.rename("lives")
+    made.update(mem_limit="64m", memswap_limit="64m")
+    made.restart(timeout=0)
+    made.reload()
+    assert (made.name, made.status, made.attrs["HostConfig"]["Memory"]) == ("lives", "running", 64 << 20)
+    other = client.networks.create("pynet2")
+    other.connect(made, aliases=["friend"])
+    made.reload()
+    assert set(made.attrs["NetworkSettings"]["Networks"]) == {"pynet", "pynet2"}
+    assert [c.name for c in client.networks.get("pynet2").containers] == ["lives"]
+    with pytest.raises(docker.errors.APIError, match="active endpoints"):
+        other.remove()
+    other.disconnect(made)
+    other.remove()
+    with pytest.raises(docker.errors.APIError) as caught:
+        made.remove()
+    assert caught.value.status_code == 409
+    made.kill(signal="KILL")
+    assert made.wait(condition="not-running")["StatusCode"] == 137
+    made.remove()
+    network.remove()
+
+
+def test_prunes_take_what_is_unused(client: docker.DockerClient) -> None:
+    kept = client.containers.run("busybox", ["sleep", "1000"], detach=True, volumes=["pykept:/data"])
+    ended = client.containers.run("busybox", ["true"], detach=True, labels={"gone": "1"})
+    ended.wait()
+    client.networks.create("pyunused")
+    client.volumes.create("pyunused")
+    assert client.containers.prune()["ContainersDeleted"] == [ended.id]
+    assert client.networks.prune()["NetworksDeleted"] == ["pyunused"]
+    assert client.volumes.prune(filters={"all": True})["VolumesDeleted"] == ["pyunused"]
+    assert [v["Name"] for v in client.df()["Volumes"]] == ["pykept"]
+    kept.remove(force=True)
+    client.volumes.get("pykept").remove()
