@@ -100,7 +100,11 @@ class Files:
             TreeTar(writer).below(tree.fd, b"", outlet.check)
             writer.finish()
 
-        with await self._services.disk.run(open_root) as tree:
+        try:
+            opened = await self._services.disk.run(open_root)
+        except FileNotFoundError:
+            raise Conflict(f"container {container.name} is being removed") from None
+        with opened as tree:
             self._services.publish(container, "export")
             async with aclosing(drain(write)) as chunks:
                 yield chunks
@@ -259,6 +263,8 @@ def _assembled(parts: Parts) -> Tree:
     try:
         return treeview.assemble(parts)
     except OSError as error:
+        if error.errno == errno.ENOENT and not os.path.isdir(parts.upper):
+            raise Conflict("cannot open the container's files: it is being removed") from error
         raise EngineError(
             f"cannot open the container's files: {error.strerror}"
             + (f": {os.fsdecode(error.filename)}" if error.filename else "")
