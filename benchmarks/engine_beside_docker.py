@@ -96,7 +96,7 @@ class Side:
     def cpu(self) -> float:
         """Seconds of CPU of the daemons and supervisors so far."""
         total = 0
-        for pid in self.pids():
+        for pid in set(self.pids()):
             try:
                 fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
             except OSError:
@@ -287,7 +287,7 @@ def logs(sides: Pair) -> Row:
             stop.set()
         megabytes = got.result() / 1e6
         full = 10 * 10 * (len("".join(f"{n}\n" for n in range(1, _LINES + 1))) + 8 * _LINES) * took / 1e6
-        print(f"{side.name}: {megabytes / full:.0%} of the lines arrived", file=sys.stderr)
+        print(f"{side.name}: {megabytes / full:.0%} of 100,000 lines/s arrived", file=sys.stderr)
         used.append(cpu / took * 1000 * full / max(megabytes, full / 100))
         remove_many(side)
     return row
