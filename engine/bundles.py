@@ -6,11 +6,14 @@ Flows in: the record, where the snapshot, cgroups and namespace descriptors are.
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pystack.engine.confine import Confinement, confinement, path_lists
 from pystack.engine.container import Container, MountRecord
+from pystack.engine.logdrivers.options import rotation
+from pystack.engine.logdrivers.tags import Subject, extra_attributes, render_tag
 from pystack.engine.merge import argv, process_env
 from pystack.engine.remap import IdMap
 from pystack.engine.runtime.bundle import (
@@ -213,55 +216,39 @@ def _devices(config: ContainerSpec) -> list[DeviceNode]:
     return [*defaults, *given.values()]
 
 
-def _integer(options: Mapping[str, str], key: str, default: int) -> int:
-    value = options.get(key)
-    if value is None:
-        return default
-    if value == "-1":
-        return -1
-    return parse_size(value) if key == "max-size" else int(value)
-
-
 def log_file(path: str, log: LogConfig) -> LogFile:
-    """Docker's json-file options. InvalidInput for one that is unknown or contradicts another."""
-    options = log.options
-    unknown = set(options) - {
-        "max-size",
-        "max-file",
-        "compress",
-        "labels",
-        "labels-regex",
-        "env",
-        "env-regex",
-        "tag",
-        "mode",
-        "max-buffer-size",
-    }
-    if unknown:
-        raise InvalidInput(f"unknown log opt '{min(unknown)}' for {log.driver} log driver")
-    try:
-        size, count = _integer(options, "max-size", -1), _integer(options, "max-file", 1)
-    except ValueError as error:
-        raise InvalidInput(f"invalid log option: {error}") from error
-    compress = options.get("compress", "false").lower() in {"true", "1"}
-    if count < 1:
-        raise InvalidInput("max-file cannot be less than 1")
-    if size < 0 and count > 1:
-        raise InvalidInput("cannot use max-file without max-size", hint="give max-size, too")
-    if compress and (size < 0 or count < 2):
-        raise InvalidInput("compress cannot be true when max-file is less than 2 or max-size is not set")
+    """The files that the shim writes: the log itself, or what waits to be sent to a remote driver."""
+    if log.driver == "none":
+        return LogFile(path=path, max_size=-1, max_file=1, compress=False, attributes={})
+    size, count, compress = rotation(log)
     return LogFile(path=path, max_size=size, max_file=count, compress=compress, attributes={})
+
+
+def log_subject(container: Container) -> Subject:
+    """The container as the tags and messages of log drivers name it."""
+    config = container.config
+    return Subject(
+        id=container.id,
+        name=container.name,
+        image=container.record.spec.image,
+        image_id=container.record.image_id,
+        created=container.record.created,
+        command=tuple(argv(config)),
+        labels=config.labels,
+        env=config.env,
+        hostname=socket.gethostname(),
+    )
 
 
 def _log(container: Container) -> LogFile:
     config = container.config
     log = log_file(container.log_path, config.log)
-    wanted = set(filter(None, config.log.options.get("labels", "").split(",")))
-    env = set(filter(None, config.log.options.get("env", "").split(",")))
-    values = dict(entry.partition("=")[::2] for entry in config.env)
-    log["attributes"] = {k: v for k, v in config.labels.items() if k in wanted} | {
-        k: v for k, v in values.items() if k in env
-    }
+    if config.log.driver == "none" or not config.log.options:
+        return log
+    about = log_subject(container)
+    log["attributes"] = extra_attributes(config.log.options, about)
+    if config.log.driver == "json-file" and config.log.options.get("tag"):
+        log["attributes"]["tag"] = render_tag(config.log.options["tag"], about)
     return log
 
 

@@ -158,8 +158,12 @@ class Container:
 
     @property
     def log_path(self) -> str:
-        """Where the json-file log is written, "" with the driver none."""
-        return f"{self.directory}/{self.id}-json.log" if self.config.log.driver != "none" else ""
+        """Where the shim writes the log, "" with the driver none."""
+        driver = self.config.log.driver
+        if driver == "none":
+            return ""
+        name = f"{self.id}-json.log" if driver == "json-file" else "container-cached.log"
+        return f"{self.directory}/{name}"
 
     @property
     def run_directory(self) -> str:
@@ -240,7 +244,7 @@ class Container:
             health_log=self.health.log,
             path=words[0],
             args=tuple(words[1:]),
-            log_path=self.log_path,
+            log_path=self.log_path if config.log.driver == "json-file" else "",
             hostname_path=f"{self.run_directory}/hostname",
             hosts_path=f"{self.run_directory}/hosts",
             resolv_conf_path=f"{self.run_directory}/resolv.conf",

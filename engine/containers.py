@@ -18,12 +18,13 @@ from pystack.engine.files import written_size
 from pystack.engine.filters import container_matches, one_until, parse_until
 from pystack.engine.interface import AttachSession, Created, Filters, LogEntry, LogOptions, Stats, WaitResult
 from pystack.engine.lifecycle import Lifecycle
+from pystack.engine.logdrivers.options import readable
 from pystack.engine.names import check_name
 from pystack.engine.services import Services
 from pystack.engine.sessions import DetachableSession, LateSession, ReplaySession, parse_detach_keys
 from pystack.kernel.failpoints import failpoint
 from pystack.model.container import ContainerSpec, ExecSpec, Resources, RestartPolicy
-from pystack.model.errors import Conflict, EngineError, InvalidInput, NotFound
+from pystack.model.errors import Conflict, EngineError, InvalidInput, NotFound, Unsupported
 from pystack.model.observed import ContainerView, ExecView
 from pystack.model.states import ContainerState
 from pystack.model.turns import OneAtATime
@@ -166,9 +167,10 @@ class Containers:
 
     async def logs(self, ref: str, options: LogOptions) -> AsyncIterator[LogEntry]:
         container = self._get(ref)
-        if not container.log_path:
-            raise EngineError(
-                "configured logging driver does not support reading", hint="it is none: there is no log"
+        if not readable(container.config.log):
+            raise Unsupported(
+                "configured logging driver does not support reading",
+                hint="it is none, or has the option cache-disabled",
             )
         entries = logs.read(
             container.log_path, options, ended=lambda: not container.running, watcher=self._services.watcher

@@ -224,6 +224,7 @@ class Creation:
         """Everything on disk, then the record: whatever fails before leaves a record that says what is left to do."""
         services = self._services
         discard_shim_dir(container)
+        await self._lifecycle.forwarding.end(container)
         try:
             await services.disk.run(lambda: self._remove_files(container))
         except (OSError, PystackError) as error:

@@ -9,6 +9,7 @@ import time
 
 from pystack import __version__
 from pystack.engine import clock
+from pystack.engine.logdrivers import options as logdrivers
 from pystack.engine.services import Services
 from pystack.kernel import sysctl
 from pystack.kernel.host import facts, file_system_of
@@ -126,7 +127,7 @@ def _engine(services: Services) -> dict[str, object]:
             "Volume": ["local"],
             "Network": ["bridge", "host", "null"],
             "Authorization": list(services.settings.authorization_plugins) or None,
-            "Log": ["json-file", "none"],
+            "Log": list(logdrivers.NAMES),
         },
         "Runtimes": {"pystack": {"path": "pystack"}, "runc": {"path": "pystack"}},
         "DefaultRuntime": "runc",  # what clients compare with; pystack runs it all the same

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from pystack.engine import clock
 from pystack.engine.container import Container, ContainerRecord
+from pystack.engine.forwarding import Forwarding
 from pystack.engine.interface import WaitResult
 from pystack.engine.oom import OomReporter
 from pystack.engine.ports import ShimPort
@@ -45,6 +46,7 @@ class Lifecycle:
         self._starter = Starter(services)
         self._prober = Prober(services)
         self.oom = OomReporter(services)
+        self.forwarding = Forwarding(services)
         self.on_auto_remove = _no_removal
 
     # -- start --------------------------------------------------------------------------------------------------------
@@ -70,10 +72,19 @@ class Lifecycle:
             container.record, restart_count=0, manually_stopped=False, restart_cancelled=False
         )
         try:
+            await self._check_log(container)
             await self._launch(container)
         except BaseException:
             if container.config.auto_remove and container.record.state is not ContainerState.RUNNING:
                 self.on_auto_remove(container)
+            raise
+
+    async def _check_log(self, container: Container) -> None:
+        """A start by hand fails when the log server is not there; a restart by the policy goes on without it."""
+        try:
+            await self.forwarding.check(container)
+        except EngineError as error:
+            await self._start_failed(container, error)
             raise
 
     async def _launch(self, container: Container) -> None:
@@ -112,6 +123,7 @@ class Lifecycle:
         services.publish(container, "start")
         self._prober.begin(container, fresh=True)
         self.oom.begin(container)
+        self.forwarding.begin(container)
 
     async def _start_failed(self, container: Container, error: BaseException) -> None:
         """Record why; end those who attached. A container that never ran stays `created`, as in Docker."""

@@ -63,6 +63,8 @@ class Recovery:
                 log.error("cannot recover container %s", container.name, exc_info=result)
             elif isinstance(result, BaseException):
                 raise result
+        for container in self._services.registry:
+            self._lifecycle.forwarding.begin(container)  # those that have ended, too: for what was not sent
         await self._remove_strays()
 
     async def _find_shim(self, container: Container) -> ShimPort | None:

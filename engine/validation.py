@@ -7,6 +7,8 @@ from ipaddress import ip_address
 
 from pystack.engine import bundles
 from pystack.engine.confine import confinement
+from pystack.engine.logdrivers.options import check as check_log
+from pystack.engine.logdrivers.tags import Subject, render_tag
 from pystack.engine.resources import check_resources, check_restart
 from pystack.engine.signals import parse_signal
 from pystack.kernel.cgroup_files import Features
@@ -20,7 +22,8 @@ _IPC_SYSCTLS = frozenset(
 )
 _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?\Z")
 _DOMAIN = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?\Z")
-_LOG_DRIVERS = frozenset({"json-file", "none"})
+
+_NOBODY = Subject(id="", name="", image="", image_id="", created="", command=(), labels={}, env=())
 
 
 def check_policy(spec: ContainerSpec) -> None:
@@ -155,12 +158,9 @@ def check(config: ContainerSpec, host: Host, features: Features) -> list[str]:
     check_names(config)
     if config.stop_signal:
         parse_signal(config.stop_signal)
-    if config.log.driver not in _LOG_DRIVERS:
-        raise InvalidInput(
-            f'logger: no log driver named "{config.log.driver}" is registered',
-            hint="json-file and none are available",
-        )
-    bundles.log_file("", config.log)
+    check_log(config.log)
+    if tag := config.log.options.get("tag", ""):
+        render_tag(tag, _NOBODY)
     if config.working_dir and not config.working_dir.startswith("/"):
         raise InvalidInput(
             f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"

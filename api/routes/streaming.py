@@ -25,7 +25,8 @@ from pystack.api.streams import (
     until_daemon_ends,
 )
 from pystack.engine.interface import AttachSession, Containers, LogEntry, LogOptions, WaitResult
-from pystack.model.errors import Conflict, InvalidInput, NotFound
+from pystack.engine.logdrivers.options import readable
+from pystack.model.errors import InvalidInput, NotFound, Unsupported
 from pystack.model.observed import ContainerView
 from pystack.model.states import ContainerState
 
@@ -102,8 +103,8 @@ async def logs(request: web.Request) -> web.StreamResponse:
     options = _log_options(query)
     view = await containers.inspect(ref)
     tty = view.spec.tty
-    if view.spec.log.driver == "none":
-        raise Conflict("configured logging driver does not support reading")
+    if not readable(view.spec.log):
+        raise Unsupported("configured logging driver does not support reading")
     timestamps, details = flag(query, "timestamps"), flag(query, "details")
     with until_client_leaves(request):
         response = await open_stream(request, stream_type(request, tty=tty))
