@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pystack.engine.confine import Confinement, confinement, path_lists
+from pystack.engine.confine import Confinement, confinement, parse_security_options, path_lists
 from pystack.engine.container import Container, MountRecord
 from pystack.engine.logdrivers.options import rotation
 from pystack.engine.logdrivers.tags import Subject, extra_attributes, render_tag
@@ -318,6 +318,7 @@ def build(container: Container, around: Surroundings) -> Bundle:
         readonly_paths=readonly,
         sysctls=dict(config.sysctls),
         privileged=config.privileged,
+        writable_cgroups=parse_security_options(config.security_opt).writable_cgroups,
     )
     if around.ids is not None:
         bundle["uid_map"] = [list(each) for each in around.ids.uid]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from pystack.engine.runtime.bundle import Capabilities
-from pystack.kernel import capabilities, process, seccomp
+from pystack.kernel import apparmor, capabilities, process, seccomp
 from pystack.model.container import ContainerSpec
 from pystack.model.errors import InvalidInput
 
@@ -61,9 +61,9 @@ def _boolean(option: str, value: str) -> bool:
 
 
 def parse_security_options(options: tuple[str, ...]) -> SecurityOptions:
-    """InvalidInput for an option that Docker does not know. `label=…` is accepted: there is no SELinux to apply it."""
+    """InvalidInput for an option that Docker does not know, or that this host has nothing for (SELinux labels)."""
     nnp = unmasked = writable = False
-    profile = apparmor = ""
+    profile = lsm = ""
     for option in options:
         cut = min((i for i in (option.find("="), option.find(":")) if i >= 0), default=len(option))
         key, value = option[:cut], option[cut + 1 :]
@@ -75,17 +75,23 @@ def parse_security_options(options: tuple[str, ...]) -> SecurityOptions:
             case "seccomp" if value:
                 profile = "" if value == "builtin" else value
             case "apparmor" if value:
-                apparmor = value
+                lsm = value
             case "systempaths" if value == "unconfined":
                 unmasked = True
-            case "label":
+            case "label" if value == "disable":
                 pass
+            case "label":
+                raise InvalidInput(
+                    f"cannot use --security-opt {option}: this engine does not label for SELinux",
+                    hint="leave it out, or give label=disable",
+                )
             case _:
-                raise InvalidInput(f"invalid --security-opt 2: {option!r}")
+                number = 2 if len(option) > cut else 1
+                raise InvalidInput(f'invalid --security-opt {number}: "{option}"')
     return SecurityOptions(
         no_new_privileges=nnp,
         seccomp=profile,
-        apparmor=apparmor,
+        apparmor=lsm,
         unmasked=unmasked,
         writable_cgroups=writable,
     )
@@ -125,7 +131,7 @@ def confinement(config: ContainerSpec, *, privileged: bool | None = None) -> Con
         capabilities=capabilities.masks(mask),
         seccomp="" if unconfined else _program(options.seccomp, own),
         no_new_privileges=options.no_new_privileges,
-        apparmor=options.apparmor,
+        apparmor=apparmor.choose(options.apparmor, privileged=config.privileged),
     )
 
 

@@ -28,6 +28,7 @@ from pystack.engine.runtime.client import Launcher, ShimProcess
 from pystack.engine.services import Registry, Services
 from pystack.engine.store import Store, Table
 from pystack.image.service import ImageService
+from pystack.kernel import apparmor
 from pystack.kernel.cgroups import EngineCgroups
 from pystack.kernel.host import facts
 from pystack.kernel.placement import spread_children
@@ -212,6 +213,8 @@ async def _compose(instance: Instance, store: Store, stack: AsyncExitStack, sett
     def publish(type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> Event:
         return events.publish(type, action, actor_id, attributes)
 
+    if apparmor.enabled():
+        await asyncio.to_thread(apparmor.load_default)
     ids = remap.parse(settings.userns_remap)
     if ids is not None:
         await asyncio.to_thread(remap.require_support, instance)

@@ -6,7 +6,7 @@ import re
 from ipaddress import ip_address
 
 from pystack.engine import bundles
-from pystack.engine.confine import confinement
+from pystack.engine.confine import confinement, parse_security_options
 from pystack.engine.logdrivers.options import check as check_log
 from pystack.engine.logdrivers.tags import Subject, render_tag
 from pystack.engine.resources import check_resources, check_restart
@@ -149,6 +149,18 @@ def check_names(config: ContainerSpec) -> None:
             raise InvalidInput(f"invalid dns server: {server!r}", hint="give an IP address") from None
 
 
+def _check_writable_cgroups(config: ContainerSpec, host: Host) -> None:
+    if not parse_security_options(config.security_opt).writable_cgroups or config.privileged:
+        return
+    if host.cgroups.mode != "v2":
+        raise InvalidInput(
+            "cannot use --security-opt writable-cgroups: it needs cgroup v2",
+            hint="on cgroup v1 a container with writable cgroups could run programs of its own on the host",
+        )
+    if config.cgroupns_mode == "host":
+        raise InvalidInput("cannot use --security-opt writable-cgroups in the host's cgroup namespace")
+
+
 def check(config: ContainerSpec, host: Host, features: Features) -> list[str]:
     """Everything about a merged spec. Returns warnings; raises InvalidInput or Unsupported."""
     check_policy(config)
@@ -168,4 +180,5 @@ def check(config: ContainerSpec, host: Host, features: Features) -> list[str]:
     if not -1000 <= config.oom_score_adj <= 1000:
         raise InvalidInput(f"Invalid value {config.oom_score_adj}, range for oom score adj is [-1000, 1000]")
     confinement(config)
+    _check_writable_cgroups(config, host)
     return check_resources(config, host, features)

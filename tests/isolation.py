@@ -192,8 +192,8 @@ section writes; for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /proc
  for d in /sys/fs/cgroup /sys/fs/cgroup/*; do mkdir $d/x 2>/dev/null && echo "made $d/x"; done
  for d in /proc/sys /proc/bus /proc/irq /sys /sys/fs/cgroup; do mount -o remount,rw,bind $d 2>/dev/null && echo "remounted $d"; done
  for d in /proc/kcore /proc/keys /proc/sys /sys/firmware; do umount $d 2>/dev/null && echo "unmounted $d"; done
-section devices; rm -f /tmp/n; for n in "c 1 1" "c 1 11" "c 10 229" "c 10 232" "b $(awk 'NR>2 {{print $1, $2; exit}}' /proc/partitions)"
- do mknod /tmp/n $n && head -c 1 /tmp/n 2>&1; echo; rm -f /tmp/n; done
+section devices; cd $(mktemp -d); for n in "c 1 1" "c 1 11" "c 10 229" "c 10 232" "b $(awk 'NR>2 {{print $1, $2; exit}}' /proc/partitions)"
+ do mknod n $n && head -c 1 n 2>&1; echo; rm -f n; done; cd /
 section dev; ls -A /dev; stat -c '%n %t:%T %a %u:%g' /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty
 section pts; ls /dev/pts
 section mounts; cut -d' ' -f2-4 /proc/mounts | sed 's|^/ overlay .*|/ overlay rw|'

@@ -156,7 +156,8 @@ class RootBuilder:
         dirs = self.bundle["cgroups"]
         if not dirs:
             return
-        readonly = 0 if self.bundle["privileged"] else sc.MS_RDONLY
+        writable = self.bundle["privileged"] or self.bundle.get("writable_cgroups", False)
+        readonly = 0 if writable else sc.MS_RDONLY
         target = mounts.open_in_root(self.root, b"/sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
         if len(dirs) == 1 and is_v2(dirs[0]):
             mounts.mount_at(target, b"cgroup2", _KERNEL_FLAGS | readonly, source=b"cgroup")
