@@ -111,7 +111,7 @@ def test_filters() -> None:
     assert kept(until=["2024-01-01T00:00:00Z"]) == [old]
     assert kept(until=["24h"])[0] == old
     for bad in ({"dangling": ["maybe"]}, {"until": ["soon"]}, {"size": ["1"]}):
-        with pytest.raises(InvalidInput, match="invalid filter|failed to parse value"):
+        with pytest.raises(InvalidInput, match=r"invalid filter|failed to parse value"):
             keep(everything, bad, lambda _: old)
 
 
