@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from cycling import soak
 from harness import Engine
-from soak_cycles import soak
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
