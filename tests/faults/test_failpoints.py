@@ -139,6 +139,7 @@ PLACES = {
 #: Failpoints that no work comes by, and why. Everything else must be reached, or the test fails.
 ELSEWHERE = {
     "shim.userns.made": "only with userns-remap; tests/clients/test_userns.py",
+    "cgroup.realtime.lent": "only with --cpu-rt-runtime; tests/kernel/test_cgroups_v1.py",
     "cgroup.devices.attached": "only where the host has cgroup v2; tests/vm boots one",
     "rootpath.file.written": "Root.write_file: nothing in the engine calls it yet; tests/kernel/test_rootpath_trees.py",
     "rootpath.file.renamed": "Root.write_file: nothing in the engine calls it yet; tests/kernel/test_rootpath_trees.py",
