@@ -41,6 +41,7 @@ class ServiceNetwork:
     ipv6_address: str = ""
     mac_address: str = ""
     priority: int = 0
+    gateway_priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,12 @@ class Service:
     shm_size: int = 0
     ipc: str = ""
     pid: str = ""
+    uts: str = ""
+    cgroup: str = ""  # "", host, private
+    cgroup_parent: str = ""
+    userns_mode: str = ""
+    oom_score_adj: int = 0
+    annotations: Mapping[str, str] = field(default_factory=dict)
     stop_signal: str = ""
     stop_grace_period: int | None = None  # ns
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -140,6 +140,7 @@ def _endpoints(stack: Stack, service: Service, *, aliases: bool) -> tuple[Endpoi
             ipv4_address=item.ipv4_address if aliases else "",
             ipv6_address=item.ipv6_address if aliases else "",
             mac_address=item.mac_address if aliases else "",
+            gateway_priority=item.gateway_priority,
         )
         for item in joined_networks(service)
     )
@@ -200,6 +201,12 @@ def container_spec(
         network_mode=_mode(service.network_mode, parents) or endpoints[0].network,
         ipc_mode=_mode(service.ipc, parents) or "private",
         pid_mode=_mode(service.pid, parents),
+        uts_mode=service.uts,
+        cgroupns_mode=service.cgroup,
+        cgroup_parent=service.cgroup_parent,
+        userns_mode=service.userns_mode,
+        oom_score_adj=service.oom_score_adj,
+        annotations=service.annotations,
         privileged=service.privileged,
         cap_add=service.cap_add,
         cap_drop=service.cap_drop,

@@ -10,6 +10,7 @@ from typing import Literal, cast
 
 from pystack.model.container import (
     Device,
+    DeviceLimit,
     Healthcheck,
     LogConfig,
     Mount,
@@ -20,8 +21,12 @@ from pystack.model.container import (
     Ulimit,
 )
 from pystack.model.desired import FileReference
+from pystack.stackfile.parts import BlkioPart, RatePart
 from pystack.stackfile.portsyntax import port_range
 from pystack.stackfile.schema import Granted, ServicePart, ServiceVolume
+
+
+_NO_BLKIO = BlkioPart()
 
 
 def replicas(part: ServicePart) -> int:
@@ -125,6 +130,7 @@ def resources(part: ServicePart) -> Resources:
     limits, reserved = (both.limits, both.reservations) if both else (None, None)
     memory = part.mem_limit or (limits.memory if limits else None) or 0
     cpus = part.cpus or (limits.cpus if limits else None) or 0
+    blkio = part.blkio_config or _NO_BLKIO
     pids = part.pids_limit if part.pids_limit is not None else limits.pids if limits else None
     return Resources(
         memory=memory,
@@ -138,6 +144,14 @@ def resources(part: ServicePart) -> Resources:
         cpu_quota=part.cpu_quota or 0,
         cpuset_cpus=part.cpuset or "",
         pids_limit=pids,
+        blkio_weight=blkio.weight or 0,
+        blkio_weight_device=tuple(
+            DeviceLimit(path=d.path, value=d.weight) for d in blkio.weight_device or ()
+        ),
+        blkio_device_read_bps=_rates(blkio.device_read_bps),
+        blkio_device_write_bps=_rates(blkio.device_write_bps),
+        blkio_device_read_iops=_rates(blkio.device_read_iops),
+        blkio_device_write_iops=_rates(blkio.device_write_iops),
         ulimits=tuple(Ulimit(name=k, soft=u.soft, hard=u.hard) for k, u in (part.ulimits or {}).items()),
         devices=tuple(
             Device(
@@ -149,6 +163,10 @@ def resources(part: ServicePart) -> Resources:
         ),
         device_cgroup_rules=part.device_cgroup_rules or (),
     )
+
+
+def _rates(limits: tuple[RatePart, ...] | None) -> tuple[DeviceLimit, ...]:
+    return tuple(DeviceLimit(path=limit.path, value=limit.rate) for limit in limits or ())
 
 
 def log_config(part: ServicePart) -> LogConfig:

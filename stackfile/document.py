@@ -202,6 +202,7 @@ def _go_float(value: float) -> str:
     return f"{'-' if value < 0 else ''}{text[0]}{fraction}e{'-' if power < 0 else '+'}{abs(power):02}"
 
 
+MAX_COPIES = 500_000
 _VARIABLE = re.compile(r"(?<!\$)\$\{?([_a-zA-Z][_a-zA-Z0-9]*)")
 
 
@@ -211,6 +212,9 @@ class Reporter:
 
     findings: Findings = field(default_factory=Findings)
     ports: int = 0  # published so far, ranges expanded
+    filled: int = 0  # characters that interpolation made so far
+    variables: int = 0  # that files gave for interpolation so far
+    copied: int = 0  # entries that merging, `extends` and variable files copied so far
     #: Values may still hold variables: a short form that cannot be read for one is kept.
     templates: bool = False
     origins: dict[str, str] = field(default_factory=dict)  # variable -> where its value came from
@@ -219,6 +223,14 @@ class Reporter:
     def full(self) -> bool:
         """Whether as many errors are known as are kept."""
         return self.findings.is_full("error")
+
+    def copies(self, count: int, node: Node) -> None:
+        """Counts entries that are copied; StackFileError when a small file makes too many of them."""
+        self.copied += count
+        if self.copied > MAX_COPIES:
+            message = f"cannot copy more than {MAX_COPIES:,} entries by merging, `extends` and variable files"
+            self.error(node, "too-many-entries", message)
+            self.findings.raise_errors()
 
     def is_template(self, text: str) -> bool:
         return self.templates and "$" in text

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 
 from pystack.stackfile.diagnostics import Severity
 from pystack.stackfile.document import Reporter, Source
-from pystack.stackfile.interpolate import Lookup, TemplateError, substitute
+from pystack.stackfile.interpolate import MAX_FILLED, Lookup, TemplateError, substitute
 
 _LINE = re.compile(r"[ \t]*(?:export[ \t]+)?([^\s=:#'\"]+)[ \t]*(?:([=:])[ \t]*)?")
 _NAME = re.compile(r"[A-Za-z0-9_.\-\[\]]+\Z")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_STOPS = re.compile(r"\\.|['\"]", re.DOTALL)
 _ESCAPE = re.compile(r"\\([abfnrtv\"\\$!`])")
 
 
@@ -59,12 +60,14 @@ class _Parser:
     before: Mapping[str, str | None]
     values: dict[str, str | None] = field(default_factory=dict)
     position: int = 0
+    size: int = 0  # of the values
+    unclosed: set[str] = field(default_factory=set)  # quotes that nothing closes any more
 
     def run(self) -> None:
         if "\0" in self.text:
             self._fail(self.text.index("\0"), "a value holds a NUL character")
             return
-        while self.position < len(self.text):
+        while self.position < len(self.text) and not self.reporter.full:
             end = self._line_end(self.position)
             line = self.text[self.position : end].strip()
             if not line or line.startswith("#"):
@@ -77,6 +80,8 @@ class _Parser:
         return len(self.text) if end < 0 else end
 
     def _fail(self, at: int, message: str, hint: str = "", severity: Severity = "error") -> None:
+        if self.reporter.findings.is_full(severity):
+            return
         line = self.text.count("\n", 0, at) + 1
         column = at - (self.text.rfind("\n", 0, at) + 1) + 1
         self.reporter.at(self.source, line, column, "env-file", message, help=hint, severity=severity)
@@ -99,6 +104,10 @@ class _Parser:
             return
         try:
             value, self.position = self._value(match.end(), end)
+            self.size += len(value)
+            if self.size > MAX_FILLED:
+                message = f"the values become longer than {MAX_FILLED:,} characters"
+                raise TemplateError(message, "", "too-large")
             self.values[name] = value
         except TemplateError as error:
             self._fail(match.end(), str(error), error.hint)
@@ -129,14 +138,12 @@ class _Parser:
         return self._expand_quoted(raw), after + 1
 
     def _close(self, start: int, quote: str) -> int:
-        position = start
-        while position < len(self.text):
-            if self.text[position] == "\\":
-                position += 2
-                continue
-            if self.text[position] == quote:
-                return position
-            position += 1
+        if quote in self.unclosed:
+            return -1
+        for found in _STOPS.finditer(self.text, start):
+            if found.group() == quote:
+                return found.start()
+        self.unclosed.add(quote)
         return -1
 
     def _expand_quoted(self, raw: str) -> str:

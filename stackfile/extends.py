@@ -46,7 +46,7 @@ class _Extender:
         if not isinstance(node, Mapping) or "extends" not in node.items:
             return node
         identity = (id(document), name)
-        if identity in self.failed:
+        if identity in self.failed or self.reporter.full:
             return None
         if identity not in self.done:
             here = (node.source.display, name)

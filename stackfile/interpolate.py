@@ -20,7 +20,10 @@ Lookup = Callable[[str], str | None]
 _NAME = re.compile(r"[_a-zA-Z][_a-zA-Z0-9]*")
 _BRACES = re.compile(r"\$\$|\$\{|\}")
 _OPERATORS = (":-", ":?", ":+", "-", "?", "+")
-_MAX_NESTING = 50
+_MAX_NESTING = 16
+#: Characters that the variables of one value, and of all values of a stack, may become.
+MAX_VALUE = 1_000_000
+MAX_FILLED = 10_000_000
 
 
 class TemplateError(ValueError):
@@ -44,6 +47,7 @@ def substitute(text: str, lookup: Lookup, missing: Callable[[str, str], None] | 
 class _Template:
     lookup: Lookup
     missing: Callable[[str, str], None] | None
+    size: int = 0
 
     def fill(self, text: str, depth: int) -> str:
         if depth > _MAX_NESTING:
@@ -75,6 +79,12 @@ class _Template:
             if self.missing:
                 self.missing(name, expression)
             return ""
+        return self._sized(value)
+
+    def _sized(self, value: str) -> str:
+        self.size += len(value)
+        if self.size > MAX_VALUE:
+            raise TemplateError(f"a value becomes longer than {MAX_VALUE:,} characters", "$", "too-large")
         return value
 
     def _braced(self, body: str, expression: str, depth: int) -> str:
@@ -94,7 +104,7 @@ class _Template:
         if kind == "+":
             return self.fill(argument, depth + 1) if given else ""
         if given:
-            return value or ""
+            return self._sized(value or "")
         if kind == "-":
             return self.fill(argument, depth + 1)
         why = self.fill(argument, depth + 1)
@@ -257,12 +267,19 @@ class _Walk:
         try:
             value = substitute(text, self.lookup, missing)
         except TemplateError as error:
+            if self.reporter.full:
+                return node
             line, column = _find(node, error.expression)
             width = len(error.expression.split("\n")[0])
             self.reporter.at(
                 node.source, line, column, error.code, str(error), width=width, path=path, help=error.hint
             )
             value = text
+        self.reporter.filled += len(value)
+        if self.reporter.filled > MAX_FILLED:
+            message = f"cannot fill in variables: the values become longer than {MAX_FILLED:,} characters"
+            self.reporter.error(node, "too-large", message, path=path)
+            self.reporter.findings.raise_errors()
         return Scalar(value, node.text, node.source, node.line, node.column, node.plain, node.tag)
 
 

@@ -42,6 +42,7 @@ __all__ = ["LoadRequest", "Loaded", "find_files", "load", "resolve"]
 
 _MAX_INCLUDES = 64
 _MAX_SERVICES = 10_000
+_MAX_AGAIN = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +108,7 @@ def _resolve(
             reporter.at(source, 0, 0, "empty-file", "the stack file is empty", help="it needs `services`")
         reporter.findings.raise_errors()
         raise AssertionError("an empty stack file is an error")
-    services = child(merged, "services")
-    if isinstance(services, Mapping) and len(services.items) > _MAX_SERVICES:
-        reporter.error(services, "too-many-services", f"cannot load more than {_MAX_SERVICES:,} services")
-        reporter.findings.raise_errors()
+    _limit_services(merged, reporter)
     document = unique(merged)
     _version(document, reporter)
     parts = validate(document, reporter) if view.interpolate else Parts()
@@ -151,6 +149,13 @@ def _name_in(documents: list[Node], variables: Map[str, str]) -> str | None:
     return None
 
 
+def _limit_services(document: Node, reporter: Reporter) -> None:
+    services = child(document, "services")
+    if isinstance(services, Mapping) and len(services.items) > _MAX_SERVICES:
+        reporter.error(services, "too-many-services", f"cannot load more than {_MAX_SERVICES:,} services")
+        reporter.findings.raise_errors()
+
+
 def _version(document: Node, reporter: Reporter) -> None:
     if isinstance(document, Mapping) and "version" in document.items:
         message = "`version` is obsolete and has no effect"
@@ -176,6 +181,7 @@ class _Documents:
     sources: dict[str, Source] = field(default_factory=dict)
     extended: dict[str, Node | None] = field(default_factory=dict)
     included: int = 0
+    again: int = 0  # characters of files that were read before
 
     def parse(self, path: str, directory: str, asked_by: Node | None = None) -> list[Node]:
         """The raw documents of a file. What its relative paths are relative to is `directory`."""
@@ -186,6 +192,13 @@ class _Documents:
                 raise
             self.reporter.error(asked_by, "missing-file", error.message)
             return []
+        if path in self.sources:
+            self.again += len(text)
+            if self.again > _MAX_AGAIN:
+                node = asked_by or Sequence([], self.sources[path], 0, 0)
+                message = f"cannot read the same files again and again: more than {_MAX_AGAIN:,} characters"
+                self.reporter.error(node, "too-large", message)
+                self.reporter.findings.raise_errors()
         display = "<stdin>" if path == "-" else display_name(path, self.request.working_dir)
         source = Source(path, display, text, directory)
         self.sources.setdefault(path, source)
@@ -195,6 +208,7 @@ class _Documents:
         """The documents prepared and laid over each other in order; None when there is none."""
         out: Node | None = None
         for raw in documents:
+            _limit_services(raw, self.reporter)
             document = self._prepared(raw, variables)
             if not isinstance(document, Mapping):
                 self.reporter.error(document, "wrong-type", "a stack file must be a mapping with `services`")
@@ -246,9 +260,9 @@ class _Documents:
         if not paths:
             self.reporter.error(item, "missing-key", "include needs `path`")
             return None
-        self.included += 1
+        self.included += len(paths)
         if self.included > _MAX_INCLUDES:
-            self.reporter.error(item, "too-many-includes", f"cannot include more than {_MAX_INCLUDES} times")
+            self.reporter.error(item, "too-many-includes", f"cannot include more than {_MAX_INCLUDES} files")
             return None
         for path in paths:
             if path in trail or path == item.source.path:

@@ -44,6 +44,7 @@ def merge(base: Node, over: Node, reporter: Reporter, path: Path = ()) -> Node:
     if isinstance(base, Sequence) and isinstance(over, Sequence):
         if pattern == "networks.*.ipam.config":
             return _keyed(base, over, reporter, path, _subnet)
+        reporter.copies(len(base.items), over)
         later = untagged(over)
         added = later.items if isinstance(later, Sequence) else []
         return sequence_at([*base.items, *added], base)
@@ -60,6 +61,7 @@ def merge(base: Node, over: Node, reporter: Reporter, path: Path = ()) -> Node:
 
 
 def _mappings(base: Mapping, over: Mapping, reporter: Reporter, path: Path) -> Mapping:
+    reporter.copies(len(base.items), over)
     items, keys = dict(base.items), dict(base.keys)
     for key, value in over.items.items():
         if value.tag == "!reset":

@@ -127,6 +127,12 @@ def _service(name: str, part: ServicePart, resolved: Resolved, reader: Reader, r
         shm_size=part.shm_size or 0,
         ipc=part.ipc or "",
         pid=part.pid or "",
+        uts=part.uts or "",
+        cgroup=part.cgroup or "",
+        cgroup_parent=part.cgroup_parent or "",
+        userns_mode=part.userns_mode or "",
+        oom_score_adj=part.oom_score_adj or 0,
+        annotations={key: value or "" for key, value in (part.annotations or {}).items()},
         stop_signal=part.stop_signal or "",
         stop_grace_period=part.stop_grace_period,
         labels=resolved.labels.get(name, {}),
@@ -167,6 +173,7 @@ def _joined(part: ServicePart) -> tuple[ServiceNetwork, ...]:
                 ipv6_address=options.ipv6_address or "",
                 mac_address=options.mac_address or "",
                 priority=options.priority or 0,
+                gateway_priority=options.gw_priority or 0,
             )
         )
     return tuple(sorted(out, key=lambda n: -n.priority))

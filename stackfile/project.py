@@ -25,6 +25,7 @@ FILE_NAMES = (
     "stack.yml",
     "stack.yaml",
 )
+MAX_VARIABLES = 100_000  # that env files may give for interpolation
 _TRUE = ("1", "true", "yes", "y", "on", "t")
 
 
@@ -146,6 +147,8 @@ def read_variables(
     """The variables of the files; a later file wins. Raises the reader's error for a file that cannot be read."""
     out: dict[str, str] = {}
     for path in paths:
+        if reporter.variables > MAX_VARIABLES:
+            raise InvalidInput(f"cannot read more than {MAX_VARIABLES:,} variables from files")
         try:
             text = reader.read_text(path)
         except NotFound as error:
@@ -160,6 +163,7 @@ def read_variables(
             return environment.get(name, out.get(name))
 
         found = dotenv.parse(source, lookup, reporter)
+        reporter.variables += len(found)
         given = {name: value for name, value in found.items() if value is not None}
         out.update(given)
         for name in given:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from pystack.model.errors import NotFound, PystackError
+from pystack.model.errors import NotFound, PystackError, StackFileError
 from pystack.stackfile import dotenv
 from pystack.stackfile.document import Node, Path, Reporter, Source, locate
 from pystack.stackfile.interpolate import Lookup
@@ -75,6 +75,7 @@ def environment(name: str, service: ServicePart, document: Node, files: Files) -
     for index, entry in enumerate(service.env_file or ()):
         seen = {**out, **own}
         found = _env_file(entry, document, ("services", name, "env_file", index, "path"), files, seen)
+        files.reporter.copies(len(found), document)
         out.update({key: value for key, value in found.items() if value is not None})
     return {**out, **own}
 
@@ -105,7 +106,11 @@ def labels(name: str, service: ServicePart, document: Node, files: Files) -> dic
     out: dict[str, str] = {}
     for index, file in enumerate(service.label_file or ()):
         try:
-            out.update({k: v or "" for k, v in files.variables(file).items()})
+            found = files.variables(file)
+            files.reporter.copies(len(found), document)
+            out.update({k: v or "" for k, v in found.items()})
+        except StackFileError:
+            raise
         except PystackError as error:
             path: Path = ("services", name, "label_file", index)
             files.reporter.error(locate(document, path), "missing-file", error.message, path=path)

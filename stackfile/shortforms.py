@@ -30,6 +30,7 @@ from pystack.stackfile.portsyntax import MAX_PORTS, PortSyntaxError, parse_ports
 from pystack.stackfile.volumesyntax import VolumeSyntaxError, parse_volume
 
 _MAX_VOLUMES = 10_000  # of one service
+_MAX_ENTRIES = 10_000  # of a list whose texts become mappings: env_file, secrets, configs
 
 Convert = Callable[[Node, Path, Reporter], Node]
 
@@ -237,6 +238,10 @@ def _items_from_text(key: str) -> Convert:
         listed = _listed(node, path, reporter)
         if not isinstance(listed, Sequence):
             return listed
+        if len(listed.items) > _MAX_ENTRIES:
+            message = f"{path[-1]} cannot have more than {_MAX_ENTRIES:,} entries"
+            reporter.error(listed, "too-many-entries", message, path=path)
+            return sequence_at([], listed)
         out: list[Node] = []
         for item in listed.items:
             if isinstance(item, Scalar) and isinstance(item.value, str):

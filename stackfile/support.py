@@ -107,6 +107,10 @@ def _words(service: Node | None, path: Path, reporter: Reporter) -> None:
         _refuse(policy, (*path, "pull_policy"), reporter)
     if isinstance(mode, Scalar) and mode.value not in (None, "replicated"):
         _refuse(mode, (*path, "deploy", "mode"), reporter)
+    for name in ("uts", "userns_mode"):
+        scalar = child(service, name)
+        if isinstance(scalar, Scalar) and scalar.value not in (None, "", "host"):
+            _refuse(scalar, (*path, name), reporter)
     for index, volume in enumerate(volumes.items if isinstance(volumes, Sequence) else ()):
         kind = child(volume, "type")
         if isinstance(kind, Scalar) and kind.value in ("image", "npipe", "cluster"):
