@@ -25,10 +25,11 @@ from pystack.image import diff
 from pystack.image.compression import decompress
 from pystack.image.extract import ExtractOptions, extract
 from pystack.image.feed import Feed, Outlet, drain, run
+from pystack.image.owners import HOST, Owners
 from pystack.image.tarstream import Limits, Source, TarReader
 from pystack.image.tarwrite import TarWriter
 from pystack.image.treetar import TreeTar
-from pystack.kernel import process, roottree, treeview
+from pystack.kernel import process, roottree, treeview, userns
 from pystack.kernel.rootpath import Root
 from pystack.kernel.treeview import Attachment, Parts, Tree
 from pystack.model.errors import Conflict, EngineError, Forbidden, InvalidInput, NotFound, PystackError
@@ -72,10 +73,11 @@ class Files:
                 tree.close()
                 raise
 
+        owners = _owners(container)
         tree, found = await self._services.disk.run(look)
         with tree, found:
             self._services.publish(container, "archive-path")
-            async with aclosing(drain(found.write)) as chunks:
+            async with aclosing(drain(lambda outlet: found.write(outlet, owners))) as chunks:
                 yield found.status, chunks
 
     @asynccontextmanager
@@ -88,7 +90,9 @@ class Files:
                 hint="docker cp copies single files and folders out of it",
             )
         snapshots = self._services.images.snapshots
-        namespace = _mount_namespace(container)
+        # The mounts of a user namespace are locked: its root cannot be had without them (mount_namespaces(7)). The layers,
+        # mounted once more and read-only, show the same; on disk ids are the container's own.
+        namespace = _mount_namespace(container) if _owners(container) is HOST else -1
 
         def open_root() -> Tree:
             if namespace >= 0:
@@ -146,12 +150,17 @@ class Files:
         container, place = self._get(ref), place_of(path)
         async with self._writable(container) as opening:
             feed = Feed(chunks)
+            owners = _owners(container)
 
             def work() -> None:
+                if (
+                    owners is not HOST
+                ):  # files are made by somebody whom the tree's mounts know; this thread ends with the job
+                    userns.act_as(*owners.outside(0, 0))
                 with opening() as tree, Root(os.dup(tree.fd)) as root:
                     _check_target(root, place, ref)
                     user = container.config.user if copy_owner else ""
-                    options = ExtractOptions(keep_kinds=keep_kinds, owner=_owner(root, user))
+                    options = ExtractOptions(keep_kinds=keep_kinds, owner=_owner(root, user), owners=owners)
                     _, plain = decompress(feed)
                     source = Source(plain, "the archive", _LIMITS.bytes)
                     extract(TarReader(source, "the archive", _LIMITS), root, place.path, options, feed.check)
@@ -246,17 +255,21 @@ def _mount_namespace(container: Container) -> int:
         namespace = process.open_namespace(container.shim.pid, "mnt")
     except (FileNotFoundError, ProcessLookupError):
         return -1
-    mapped = process.has_user_namespace(container.shim.pid)
     if not process.is_alive(container.shim.pidfd):  # then the number may be somebody else's by now
         os.close(namespace)
         return -1
-    if mapped:  # its mounts show the host's ids, not those that its files have
-        os.close(namespace)
-        raise Conflict(
-            f"cannot look into the running container {container.name}: it has a user namespace of its own",
-            hint="stop it first, or read and write its files by exec",
-        )
     return namespace
+
+
+def _owners(container: Container) -> Owners:
+    """How the ids of a running container are mapped; on disk, and so without a process, they are its own."""
+    if not container.running or container.shim is None:
+        return HOST
+    try:
+        uid, gid = userns.maps_of(container.shim.pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return HOST
+    return HOST if [[0, 0, 0xFFFFFFFF]] == uid == gid else Owners(uid=uid, gid=gid)
 
 
 def _assembled(parts: Parts) -> Tree:
@@ -310,10 +323,10 @@ class _Found:
             link_target=os.fsdecode(target),
         )
 
-    def write(self, outlet: Outlet) -> None:
+    def write(self, outlet: Outlet, owners: Owners) -> None:
         """The whole archive, in a thread."""
         writer = TarWriter(outlet.write)
-        tar = TreeTar(writer)
+        tar = TreeTar(writer, owners)
         if self._directory >= 0:
             tar.entry(self._directory, self._name, self._info, self._place.name)
         else:

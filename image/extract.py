@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from pystack.image.owners import HOST, Owners
 from pystack.image.tarstream import (
     BLOCK,
     CHAR,
@@ -44,11 +45,12 @@ _FAULTS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.
 class ExtractOptions:
     """`keep_kinds`: a directory is not replaced by anything else, nor anything else by a directory.
 
-    `owner`: (uid, gid) of all that is made, instead of the archive's.
+    `owner`: (uid, gid) of all that is made, instead of the archive's. `owners`: how the tree's ids are mapped.
     """
 
     keep_kinds: bool = False
     owner: tuple[int, int] | None = None
+    owners: Owners = HOST
 
 
 def extract(
@@ -94,6 +96,10 @@ class _Extraction:
             os.close(self._parent_fd)
         self._parent_fd, self._parent_path = -1, None
 
+    def _owner(self, uid: int, gid: int) -> tuple[int, int]:
+        """Whom a file is given to, in the host's numbers."""
+        return self._options.owners.outside(*(self._options.owner or (uid, gid)))
+
     def add(self, entry: Entry, content: Callable[[], Iterator[memoryview]]) -> None:
         parts = _parts(entry.name)
         try:
@@ -112,7 +118,7 @@ class _Extraction:
             try:
                 fd = self._root.open(path, os.O_PATH | os.O_DIRECTORY)
             except FileNotFoundError:
-                uid, gid = self._options.owner or (0, 0)
+                uid, gid = self._owner(0, 0)
                 fd = self._root.make_directory(path, uid=uid, gid=gid)
             self._parent_fd, self._parent_path = fd, path
             if roottree.is_kernel_fs(fd):
@@ -202,7 +208,7 @@ class _Extraction:
             if stat.S_IFMT(os.fstat(fd).st_mode) != kind:
                 raise InvalidInput(f"cannot extract {_show(entry.name)}: it was replaced")
             place = fd_path(fd)
-            os.chown(place, *(self._options.owner or (entry.uid, entry.gid)))
+            os.chown(place, *self._owner(entry.uid, entry.gid))
             if entry.type != SYMLINK:
                 os.chmod(place, entry.mode)
             os.utime(place, ns=(entry.mtime_ns, entry.mtime_ns))
@@ -218,7 +224,7 @@ class _Extraction:
 
     def _dress(self, fd: int, entry: Entry) -> None:
         """Owner first: chown clears set-id bits and capabilities (chown(2))."""
-        os.fchown(fd, *(self._options.owner or (entry.uid, entry.gid)))
+        os.fchown(fd, *self._owner(entry.uid, entry.gid))
         os.fchmod(fd, entry.mode)
         for name, value in entry.xattrs.items():
             if portable(name) and not name.startswith("user.overlay."):

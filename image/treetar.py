@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 
+from pystack.image.owners import HOST, Owners
 from pystack.image.tarstream import BLOCK, CHAR, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK
 from pystack.image.tarwrite import TarWriter
 from pystack.kernel import roottree
@@ -31,8 +32,9 @@ _PORTABLE = frozenset(("security.capability", "system.posix_acl_access", "system
 class TreeTar:
     """Adds entries and whole trees to one archive; an inode that is met again becomes a hard link to its first name."""
 
-    def __init__(self, writer: TarWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: TarWriter, owners: Owners = HOST) -> None:
+        """`owners`: how the tree's ids are mapped; the archive has the container's."""
+        self._writer, self._owners = writer, owners
         self._links: dict[tuple[int, int], bytes] = {}
         self.count = 0
 
@@ -99,8 +101,9 @@ class TreeTar:
         xattrs: dict[str, bytes] | None = None,
     ) -> None:
         self.count += 1
+        uid, gid = self._owners.inside(info.st_uid, info.st_gid)
         self._writer.header(
-            name, kind, mode=stat.S_IMODE(info.st_mode), uid=info.st_uid, gid=info.st_gid, size=size,
+            name, kind, mode=stat.S_IMODE(info.st_mode), uid=uid, gid=gid, size=size,
             mtime=info.st_mtime_ns // 1_000_000_000, link=link, device=device, xattrs=xattrs,
         )  # fmt: skip
 

@@ -81,6 +81,15 @@ def write_maps(pid: int, uid_map: Ranges, gid_map: Ranges) -> None:
             os.close(fd)
 
 
+def maps_of(pid: int) -> tuple[Ranges, Ranges]:
+    """The uid and gid map of a process's user namespace, as the host's numbers (user_namespaces(7))."""
+    found = []
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            found.append([[int(number) for number in line.split()] for line in file])
+    return found[0], found[1]
+
+
 def act_as(uid: int, gid: int) -> None:
     """Make files as this user from now on, with all the rights that the process has.
 

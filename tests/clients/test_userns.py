@@ -5,8 +5,11 @@ The daemon has /etc/subuid and /etc/subgid of its own, in a mount namespace of i
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,9 +144,20 @@ def test_files_keep_the_containers_ids(daemon: Remapped, tmp_path: Path) -> None
     host = daemon.sh(again, "-v", "data:/v", "--userns", "host").split()
     assert host == ["1001", os.readlink("/proc/self/ns/user")]
     assert daemon.sh("stat -c '%n %u' /v/*", "-v", "data:/v").splitlines() == ["/v/f 1001", "/v/g 0"]
-    # Copy-up, diff and the archive of a stopped container speak of the container's ids.
-    daemon.docker("kill", "box1")
+    # Copy-up, diff and archives speak of the container's ids, whether it runs or not.
     (tmp_path / "in").write_text("copied")
+    daemon.docker("cp", str(tmp_path / "in"), "box1:/live")
+    assert daemon.exec("box1", "stat", "-c", "%u:%g", "/live") == "0:0\n"
+    for what in (("cp", "box1:/r", "-"), ("export", "box1")):
+        stream = subprocess.run(
+            ["docker", *what],
+            env=daemon.environment | {"DOCKER_HOST": daemon.environment["PYSTACK_HOST"]},
+            capture_output=True,
+            check=True,
+        ).stdout
+        with tarfile.open(fileobj=io.BytesIO(stream)) as archive:
+            assert (archive.getmember("r").uid, archive.getmember("r").gid) == (1000, 29)
+    daemon.docker("kill", "box1")
     daemon.docker("cp", str(tmp_path / "in"), "box1:/copied")
     daemon.docker("start", "box1")
     assert (
