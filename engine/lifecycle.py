@@ -7,7 +7,6 @@ The container's lock is held while its state changes and never while a process i
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -167,11 +166,8 @@ class Lifecycle:
         shim, container.shim = container.shim, None
         self._prober.end(container)
         self.oom.end(container)
-        ran_for = (
-            asyncio.get_running_loop().time() - container.started_monotonic
-            if container.started_monotonic
-            else 0.0
-        )
+        began = container.started_monotonic
+        ran_for = asyncio.get_running_loop().time() - began if began else 0.0
         delay = None
         if not services.closing and not before.removing and not container.restarting_by_hand:
             delay = container.restarts.decide(
@@ -200,9 +196,7 @@ class Lifecycle:
         services.publish(container, "die", exitCode=str(ended["exit_code"]), execDuration=str(int(ran_for)))
         await self._release(container, shim)
         if delay is not None:
-            container.backoff = services.background.spawn(
-                self._restart_later(container, delay), f"restart {container.name}"
-            )
+            self.plan_restart(container, delay)
         container.notify_exit()
         if delay is None and container.config.auto_remove and not container.restarting_by_hand:
             self.on_auto_remove(container)
@@ -503,27 +497,3 @@ async def _within(exited: asyncio.Future[WaitResult], seconds: float | None) -> 
     """Whether the exit was dealt with in time."""
     done, _ = await asyncio.wait({exited}, timeout=seconds)
     return bool(done)
-
-
-def read_exit_record(container: Container) -> ExitRecord | None:
-    """What the shim of the record's run wrote when PID 1 ended; None when that run has no such file."""
-    try:
-        with open(f"{container.directory}/exit.json", "rb") as file:
-            record: ExitRecord = json.load(file)
-    except (FileNotFoundError, ValueError):
-        return None
-    return record if record.get("run") == container.record.run and record.get("id") == container.id else None
-
-
-def lost_record(container: Container, reason: str) -> ExitRecord:
-    """The end of a run that nobody saw: exit code 255, like Docker after a crash of the host."""
-    return ExitRecord(
-        id=container.id,
-        run=container.record.run,
-        pid=container.record.pid,
-        exit_code=255,
-        signal=0,
-        oom_killed=False,
-        finished_at=clock.now(),
-        error=reason,
-    )

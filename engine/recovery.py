@@ -16,7 +16,8 @@ from dataclasses import replace
 from pystack.engine import clock, updating
 from pystack.engine.container import Container
 from pystack.engine.creation import Creation
-from pystack.engine.lifecycle import DRAIN, SIGKILL, Lifecycle, lost_record, read_exit_record
+from pystack.engine.exits import lost_record, read_exit_record
+from pystack.engine.lifecycle import DRAIN, SIGKILL, Lifecycle
 from pystack.engine.ports import ShimPort
 from pystack.engine.restarts import FIRST_DELAY, wanted_at_boot
 from pystack.engine.services import Services

@@ -2,7 +2,7 @@
 
 Packets to a client: STDOUT or STDERR and data; from a client: STDIN and data, or CLOSE_STDIN. What a client has not
 taken yet is kept for it, up to a bound: then the shim stops reading the container's output, so nothing is lost and the
-container waits, as it would on a full pipe. Standard library only.
+container waits, as it would on a full pipe. One that holds up others in this way is dropped. Standard library only.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ else:
 
 HIGH_WATER = 1024 * 1024  # bytes kept for one client before output is held back
 STUCK_AFTER = 60.0  # seconds without taking anything, after which a client is dropped
+PATIENCE = 1.0  # seconds that a full client may hold up others, after which it is dropped
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 
@@ -135,6 +136,7 @@ class Client:
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._blocked_since = 0.0
+        self._full_since = 0.0
         self.streams = streams
         self.stdin = stdin
         self.ended = False
@@ -153,6 +155,8 @@ class Client:
     def send(self, packet: bytes) -> None:
         self._queue.append(packet)
         self._queued += len(packet)
+        if self.is_full:
+            self._full_since = self._full_since or time.monotonic()
         if len(self._queue) == 1:
             self.flush()
 
@@ -162,6 +166,7 @@ class Client:
                 self._sock.send(self._queue[0], socket.MSG_NOSIGNAL)
                 self._queued -= len(self._queue.popleft())
                 self._blocked_since = 0.0
+            self._full_since = 0.0
         except BlockingIOError:
             self._blocked_since = self._blocked_since or time.monotonic()
         except OSError:
@@ -178,7 +183,9 @@ class Client:
             mask |= _IN
         self._hub.poller.change(self._sock.fileno(), self._on_ready, mask)
 
-    def is_stuck(self, now: float) -> bool:
+    def is_stuck(self, now: float, *, alone: bool) -> bool:
+        if self._full_since and not alone and now - self._full_since > PATIENCE:
+            return True
         return bool(self._blocked_since) and now - self._blocked_since > STUCK_AFTER
 
     def drop(self) -> None:
@@ -253,7 +260,8 @@ class Hub:
     def drop_stuck(self) -> None:
         now = time.monotonic()
         for client in list(self._clients):
-            if client.is_stuck(now):
+            alone = all(other is client or other.is_full for other in self._clients)
+            if client.is_stuck(now, alone=alone):
                 client.drop()
 
     def close(self) -> None:

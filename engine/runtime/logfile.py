@@ -92,9 +92,21 @@ class LogWriter:
         self.dropped = 0
         self._fd, self._size = self._open()
 
-    def _open(self, flags: int = 0) -> tuple[int, int]:
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | flags, 0o640)
-        return fd, os.fstat(fd).st_size
+    def _open(self) -> tuple[int, int]:
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        size = os.fstat(fd).st_size
+        try:
+            if size and os.pread(fd, 1, size - 1) != b"\n":
+                size += os.write(fd, b"\n")  # a shim was killed while it wrote: its torn line is nobody else's
+        except OSError:
+            pass  # no file that can be read, or a full disk: the next entry tells
+        return fd, size
+
+    def _replace(self, path: str, flags: int = 0) -> None:
+        """Write to another file from here on."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | flags, 0o640)
+        os.close(self._fd)
+        self._fd = fd
 
     def write(self, stream: str, data: bytes) -> None:
         """Take what was read from one stream, at one time; complete lines go to the file in one write."""
@@ -144,15 +156,15 @@ class LogWriter:
             pass
         try:
             if self._max_file == 1:
-                os.ftruncate(self._fd, 0)
+                # A new file, not an emptied one: who follows the log reads the old one to its end.
+                self._replace(f"{self._path}.new", os.O_TRUNC)
+                os.rename(f"{self._path}.new", self._path)
             else:
                 for number in range(self._max_file - 2, 0, -1):
                     for extension in ("", ".gz"):
                         _rename(f"{self._path}.{number}{extension}", f"{self._path}.{number + 1}{extension}")
                 os.rename(self._path, f"{self._path}.1")
-                fd, _ = self._open()
-                os.close(self._fd)
-                self._fd = fd
+                self._replace(self._path)
                 if self._compress:
                     self._compressor = _Compressor(f"{self._path}.1")
             self._size = 0

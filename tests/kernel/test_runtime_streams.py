@@ -121,6 +121,15 @@ async def test_nothing_is_lost_on_a_slow_client(made: Box) -> None:
     await shim.closed
 
 
+async def test_a_client_that_does_not_read_is_dropped_for_the_others_sake(made: Box) -> None:
+    log = {"path": "", "max_size": -1, "max_file": 1, "compress": False, "attributes": {}}
+    _, shim, idle = await attached(made, "sh", "-c", "sleep 0.5; head -c 20000000 /dev/zero", log=log)
+    reader = await shim.attach(stdin=False, stdout=True, stderr=True)
+    assert len((await asyncio.wait_for(collect(reader), 30))["stdout"]) == 20_000_000
+    assert len((await collect(idle))["stdout"]) < 20_000_000
+    await shim.closed
+
+
 async def test_a_client_that_leaves_does_not_hold_the_container(made: Box) -> None:
     _, shim, session = await attached(made, "sh", "-c", "head -c 5000000 /dev/zero")
     await session.receive()

@@ -144,3 +144,24 @@ def test_a_full_disk_drops_and_counts(tmp_path: Path) -> None:
     log.write("stderr", b"c")
     log.close()
     assert log.dropped == 3
+
+
+def test_a_new_file_takes_the_place_of_a_full_one(tmp_path: Path) -> None:
+    log = LogWriter(config(tmp_path / "log", max_size=200))
+    with open(tmp_path / "log", "rb") as follower:
+        for number in range(20):
+            log.write("stdout", b"%d\n" % number)
+        log.close()
+        first = [json.loads(line)["log"] for line in follower]
+    assert first == ["0\n", "1\n", "2\n"][: len(first)]
+    assert len(first) >= 2  # what a follower has not read yet is still there
+
+
+def test_a_torn_line_stays_alone(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b'{"log":"to')
+    log = LogWriter(config(tmp_path / "log"))
+    log.write("stdout", b"whole\n")
+    log.close()
+    torn, whole = (tmp_path / "log").read_bytes().splitlines()
+    assert torn == b'{"log":"to'
+    assert json.loads(whole)["log"] == "whole\n"
