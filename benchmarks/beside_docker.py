@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import images  # noqa: E402 - shared with the tests, which are not a package
 import peer  # noqa: E402
+import stack_files  # noqa: E402
 from harness import Engine, run_parent  # noqa: E402
+
+from pystack.stackfile.load import LoadRequest, load  # noqa: E402
+from pystack.stackfile.source import HostReader  # noqa: E402
 
 #: Where the part of the output begins that engine_beside_docker.py writes.
 ENGINES = "<!-- engine -->"
@@ -133,6 +137,12 @@ def _processes(matches: Callable[[Path], bool]) -> list[int]:
     return found
 
 
+def cpu(pids: Iterable[int]) -> float:
+    """CPU time that the processes have used so far, in ms (proc_pid_stat: utime and stime, in ticks of 10 ms)."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in pids]
+    return sum(int(field[11]) + int(field[12]) for field in fields) * 1000 / os.sysconf("SC_CLK_TCK")
+
+
 def measure_memory(
     sides: list[Side], directory: Path, docker: peer.Peer, engine: Engine
 ) -> dict[str, tuple[float, float]]:
@@ -168,6 +178,33 @@ def measure_memory(
     return result
 
 
+def measure_cpu(
+    sides: list[Side], directory: Path, docker: peer.Peer, engine: Engine
+) -> dict[str, tuple[float, float]]:
+    """ms of CPU that the daemons use for each of 50 containers that a warm engine starts, all at once."""
+    path = str(stack_file(directory, "memory", 50, chain=False))
+    daemons = ([engine.pid(), engine.launcher_pid()], [docker.pid, docker.containerd_pid])
+    used = []
+    for side, pids in zip(sides, daemons, strict=True):
+        for last in (False, True):
+            before = cpu(pids)
+            side.timed("memory", "up", *side.stack, "-f", path, "up", "-d")
+            taken = cpu(pids) - before
+            side.timed("memory", "down", *side.stack, "-f", path, "down")
+            if last:
+                used.append(taken / 50)
+    return {"of the daemons, per container of 50 started": (used[0], used[1])}
+
+
+def loading() -> float:
+    """ms of CPU to load a stack file of 100 services and 1,200 lines in a warm process; the budget is 60."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "compose.yml")
+        file.write_text(stack_files.text())
+        request = LoadRequest(files=(str(file),), working_dir=directory, environment={})
+        return stack_files.cpu(lambda: load(request, HostReader()))
+
+
 def table(ours: Side, docker: Side) -> list[str]:
     lines = [
         "| stack | command | runs | pystack | Docker | ratio | budget |",
@@ -188,7 +225,13 @@ def table(ours: Side, docker: Side) -> list[str]:
     return lines
 
 
-def report(sides: list[Side], memory: dict[str, tuple[float, float]], docker: peer.Peer, compose: str) -> str:
+def report(
+    sides: list[Side],
+    memory: dict[str, tuple[float, float]],
+    cpus: dict[str, tuple[float, float]],
+    docker: peer.Peer,
+    compose: str,
+) -> str:
     cpu = next(
         (
             line.split(":")[1].strip()
@@ -215,6 +258,14 @@ def report(sides: list[Side], memory: dict[str, tuple[float, float]], docker: pe
             for what, (ours, theirs) in memory.items()
         ),
         "",
+        "| CPU | pystack | Docker | ratio |",
+        "|---|---|---|---|",
+        *(
+            f"| {what} | {ours:.1f} ms | {theirs:.1f} ms | {ours / theirs:.2f} |"
+            for what, (ours, theirs) in cpus.items()
+        ),
+        f"| to load a file of 100 services, 1,200 lines (budget 60 ms) | {loading():.1f} ms | | |",
+        "",
     ]
     return "\n".join(lines)
 
@@ -239,7 +290,7 @@ def main() -> None:
         action="append",
         default=[],
         metavar="PART",
-        help="measure the stacks whose title contains PART, `run` or `memory` (several times: several)",
+        help="measure the stacks whose title contains PART, `run`, `memory` or `cpu` (several times: several)",
     )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with everything put back, as after an error
@@ -270,10 +321,13 @@ def main() -> None:
             memory = {}
             if wanted("memory", options.only):
                 memory = measure_memory([ours, theirs], base / "files", docker, engine)
+            cpus = {}
+            if wanted("cpu", options.only):
+                cpus = measure_cpu([ours, theirs], base / "files", docker, engine)
             version = subprocess.run(
                 [compose, "version", "--short"], capture_output=True, text=True, check=True
             ).stdout.strip()
-            text = report([ours, theirs], memory, docker, f"Compose {version}")
+            text = report([ours, theirs], memory, cpus, docker, f"Compose {version}")
         finally:
             engine.remove_everything()
     output = Path(options.output)
