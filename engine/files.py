@@ -213,6 +213,8 @@ class Files:
         return lambda: _assembled(parts)
 
     def _parts(self, container: Container, *, scratch: bool) -> Parts:
+        if container.record.removing:  # what is made here would come in the way of what is being deleted
+            raise Conflict(f"container {container.name} is being removed")
         snapshot = self._services.images.snapshots.prepare(container.id, container.record.image_id)
         attachments = [
             Attachment(
