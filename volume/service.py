@@ -256,7 +256,10 @@ class VolumeService:
     async def usage(self, name: str) -> int:
         """Bytes of the files in a volume."""
         self._get(name)
-        return await asyncio.to_thread(self._usage, name)
+        try:
+            return await asyncio.to_thread(self._usage, name)
+        except FileNotFoundError:
+            raise NotFound(f"get {name}: no such volume") from None  # removed meanwhile
 
     # For containers
 
