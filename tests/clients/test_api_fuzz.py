@@ -125,14 +125,8 @@ class World:
         client.post("/volumes/create", {"Name": "fuzz-volume"})
         if not client.get("/images/json", {"filters": {"reference": ["busybox:latest"]}}):
             self.engine.docker("load", "-q", "-i", str(images.CACHE / "fuzz.tar"))
-        body = {"Image": "busybox:latest", "Cmd": ["sleep", "1000"], "Labels": {"fuzz": "1"}}
         for name in ("fuzz-up", "fuzz-down"):
-            if f"/{name}" not in kept:
-                client.post("/containers/create", body, {"name": name})
-        if kept.get("/fuzz-up", {}).get("State") == "paused":
-            client.post("/containers/fuzz-up/unpause")
-        if kept.get("/fuzz-up", {}).get("State") != "running":
-            client.request("POST", "/containers/fuzz-up/start", check=False).close()
+            self._container(name, present=f"/{name}" in kept)
         ids = [client.get(f"/containers/{name}/json")["Id"] for name in ("fuzz-up", "fuzz-down")]
         execs = [
             client.post("/containers/fuzz-up/exec", {"Cmd": ["sleep", "5"], "AttachStdout": True})["Id"]
@@ -145,6 +139,21 @@ class World:
             "volumes": ["fuzz-volume"],
             "images": ["busybox", "busybox:latest", "host.local/base"],
         }
+
+    def _container(self, name: str, *, present: bool) -> None:
+        """There, and running if it is the one that runs; anew when an update left it unable to."""
+        client = self.engine.client
+        body = {"Image": "busybox:latest", "Cmd": ["sleep", "1000"], "Labels": {"fuzz": "1"}}
+        if not present:
+            client.post("/containers/create", body, {"name": name})
+        if name == "fuzz-down":
+            return
+        for verb in ("unpause", "start"):
+            client.request("POST", f"/containers/{name}/{verb}", check=False).close()
+        if not client.get(f"/containers/{name}/json")["State"]["Running"]:
+            self.engine.remove(name)
+            client.post("/containers/create", body, {"name": name})
+            client.post(f"/containers/{name}/start")
 
 
 def memory(pid: int) -> float:
