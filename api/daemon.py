@@ -250,7 +250,7 @@ def _reload(engine: Engine, first: Listening, reload: Callable[[], Configuration
 
 def _warm_up() -> None:
     """Import and build what the first requests need, now that the daemon answers. (Requests wait for the same imports.)"""
-    for name in ("pystack.stackfile.load", "pystack.stackfile.canonical"):
+    for name in ("networkx", "pystack.stackfile.load", "pystack.stackfile.canonical"):
         importlib.import_module(name)
     from pystack.api.docker.wire import ContainerBody
 
