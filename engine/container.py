@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pystack.engine.interface import WaitResult
+from pystack.engine.interface import Stats, WaitResult
 from pystack.engine.merge import argv
 from pystack.engine.restarts import RestartManager
 from pystack.model.container import ContainerSpec, Mount
@@ -130,6 +130,7 @@ class Container:
     removal_waiters: set[asyncio.Future[WaitResult]] = field(default_factory=set)
     awaiting_start: list[LateSession] = field(default_factory=list)  # attached before the start
     leftovers: bool = False  # a run may have left something that is not released yet
+    latest_stats: tuple[float, ShimPort | None, Stats] | None = None  # (monotonic time, run, sample)
     removers: int = 0  # calls that remove it right now
     oom_kills: int = 0  # of the run, as far as told
     end_oom_watch: Callable[[], None] | None = None

@@ -152,8 +152,9 @@ class Containers:
         found = [v for v in views if (everything or v.state in live) and container_matches(v, filters)]
         return found[:limit] if limit > 0 else found
 
-    async def stats(self, ref: str) -> Stats:
-        return stats.sample(self._services, self._get(ref))
+    async def stats(self, ref: str, *, max_age: float = 0.0) -> Stats:
+        """One sample; one that was taken for somebody else in the last `max_age` seconds will do."""
+        return stats.shared(self._services, self._get(ref), max_age)
 
     async def top(
         self, ref: str, ps_args: str = "-ef"

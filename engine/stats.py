@@ -39,6 +39,14 @@ def _empty() -> dict[str, object]:
     }
 
 
+def shared(services: Services, container: Container, max_age: float) -> Stats:
+    """A sample that is at most `max_age` seconds old: however many watch a container, it is read once for all of them."""
+    now, latest = time.monotonic(), container.latest_stats
+    if latest is None or latest[1] is not container.shim or now - latest[0] >= max_age:
+        latest = container.latest_stats = (now, container.shim, sample(services, container))
+    return latest[2]
+
+
 def sample(services: Services, container: Container) -> Stats:
     """One sample. A container that does not run has an empty one, as Docker's `stats --no-stream` shows it."""
     if not container.running or container.shim is None:

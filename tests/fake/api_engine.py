@@ -156,7 +156,7 @@ class FakeContainers:
     async def top(self, ref: str, ps_args: str = "-ef") -> tuple[list[str], list[list[str]]]:
         return ["PID", "CMD"], [["1", "sh"]]
 
-    async def stats(self, ref: str) -> Stats:
+    async def stats(self, ref: str, *, max_age: float = 0.0) -> Stats:
         return Stats(
             raw={
                 "read": TIME,

@@ -402,7 +402,7 @@ class FakeContainers:
     ) -> tuple[builtins.list[str], builtins.list[builtins.list[str]]]:
         return ["PID"], [[str(self.find(ref).pid)]]
 
-    async def stats(self, ref: str) -> Stats:
+    async def stats(self, ref: str, *, max_age: float = 0.0) -> Stats:
         self.find(ref)
         return Stats(raw={})
 

@@ -412,7 +412,11 @@ def test_limits_update_stats_and_top(tmp_path):
         titles, rows = await containers.top("box")
         assert titles[:3] == ["UID", "PID", "PPID"]
         assert [row[-1] for row in rows] == ["sleep 1000"]
+        shared = await containers.stats("box", max_age=60)
+        assert await containers.stats("box", max_age=60) is shared, "one reading for all who watch"
+        assert await containers.stats("box") is not shared
         await containers.stop("box")
+        assert (await containers.stats("box", max_age=60)).raw["memory_stats"] == {}
 
 
 def test_oom_is_reported(tmp_path):
