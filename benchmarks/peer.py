@@ -19,7 +19,9 @@ from pathlib import Path
 
 from harness import run_parent
 
-BRIDGE = "dkpeer0"
+#: Of this process alone: several peers may run at once.
+BRIDGE = f"dkp{os.getpid()}"
+SUBNET = f"10.213.{os.getpid() % 250}"
 SYSCTLS = (
     "net/ipv4/ip_forward",
     "net/ipv4/conf/all/forwarding",
@@ -119,7 +121,7 @@ def _daemon(programs: Path | None) -> Iterator[Peer]:
     run = Path(tempfile.mkdtemp(prefix="peer-", dir=run_parent()))
     sysctls, tables = _sysctls(), _tables()
     _call("ip", "link", "add", BRIDGE, "type", "bridge")
-    _call("ip", "addr", "add", "10.213.7.1/24", "dev", BRIDGE)
+    _call("ip", "addr", "add", f"{SUBNET}.1/24", "dev", BRIDGE)
     _call("ip", "link", "set", BRIDGE, "up")
     host = f"unix://{base}/docker.sock"
     log = (base / "log").open("w")
