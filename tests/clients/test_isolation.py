@@ -141,6 +141,55 @@ def test_every_way_in_is_confined_alike(daemon: Daemon) -> None:
     assert all(line in limits for line in reports["first"]["limits"])
 
 
+def test_what_was_asked_for_holds_by_every_way_in(daemon: Daemon, tmp_path: Path) -> None:
+    """Options instead of defaults: PID 1, exec, health probe, and both again with a daemon that took over."""
+    profile = tmp_path / "profile.json"
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    look = (
+        "grep -E '^(Cap|NoNewPrivs|Seccomp:|Uid|Gid|Groups)' /proc/self/status; ulimit -Sn; ulimit -Hn; "
+        "cat /proc/self/oom_score_adj; cat /proc/self/cgroup; mkdir /tmp/d 2>&1; touch /x 2>&1; pwd; echo $ASKED"
+    )
+    daemon.begin(
+        *(
+            "--name",
+            "asked",
+            "--read-only",
+            "--tmpfs",
+            "/tmp:mode=1777",
+            "-u",
+            "1001:29",
+            "--group-add",
+            "555",
+        ),
+        *("--cap-drop", "ALL", "--cap-add", "CHOWN", "--security-opt", "no-new-privileges", "-w", "/etc"),
+        *("--security-opt", f"seccomp={profile}", "--ulimit", "nofile=100:200", "--oom-score-adj", "300"),
+        *("-m", "64m", "-e", "ASKED=yes", "--health-interval", "300ms"),
+        *("--health-cmd", f"({look}) > /tmp/h; mv /tmp/h /tmp/health"),
+        command=("sh", "-c", f"({look}) > /tmp/f; mv /tmp/f /tmp/first; exec sleep 1000"),
+    )
+
+    def kept(name: str) -> str:
+        def read() -> str:
+            return daemon.docker("exec", "asked", "cat", f"/tmp/{name}", check=False).stdout
+
+        return str(harness.wait_until(read, within=30, what=name))
+
+    first = kept("first")
+    status = fields(first.splitlines()[:10])
+    assert (status["NoNewPrivs"], status["Seccomp"], status["CapBnd"]) == ("1", "2", "0000000000000001")
+    assert (status["CapEff"], status["Uid"].split()[0], status["Gid"].split()[0]) == (NONE, "1001", "29")
+    assert set(status["Groups"].split()) == {"29", "555"}
+    for text in ("100\n200\n300\n", "Operation not supported", "Read-only file system", "/etc\nyes\n"):
+        assert text in first, text
+    assert kept("health") == first
+    assert daemon.exec("asked", "sh", "-c", look) == first
+    daemon.restart()
+    assert daemon.exec("asked", "sh", "-c", look) == first
+    daemon.exec("asked", "rm", "-f", "/tmp/health")
+    assert kept("health") == first
+
+
 @pytest.mark.parametrize(
     ("options", "permitted", "bounding", "nnp", "seccomp"),
     [
