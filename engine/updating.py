@@ -16,7 +16,7 @@ from pystack.engine.services import Services
 from pystack.kernel.failpoints import failpoint
 from pystack.kernel.host import facts
 from pystack.model.container import Resources, RestartPolicy
-from pystack.model.errors import Conflict, InvalidInput, PystackError
+from pystack.model.errors import Conflict, InvalidInput
 from pystack.model.states import ContainerState
 
 
@@ -46,7 +46,7 @@ async def update(
         if live and resources is not None:
             try:
                 warnings += await _apply(services, container, to_write(after.config.resources, resources))
-            except PystackError:
+            except Exception:
                 await _undo(services, container, before, resources)
                 raise
             failpoint("engine.update.limits")

@@ -111,6 +111,18 @@ def test_an_update_that_the_kernel_refuses_changes_nothing(tmp_path):
         assert v1(engine, made.id, "memory", "memory.limit_in_bytes") == str(100 * MIB)
         assert v1(engine, made.id, "cpu", "cpu.shares") == "300"
         assert not engine._services.registry.get("full").record.updating
+        # refused when a part is written already: that is taken back
+        failpoints.configure("cgroup.limits.updated=1*error")
+        try:
+            with pytest.raises(OSError, match=r"cgroup\.limits\.updated"):
+                await containers.update(
+                    "full", resources=Resources(cpu_shares=200, pids_limit=5), restart=None
+                )
+        finally:
+            failpoints.configure("")
+        assert (await containers.inspect("full")).spec.resources == asked
+        assert v1(engine, made.id, "cpu", "cpu.shares") == "300"
+        assert v1(engine, made.id, "pids", "pids.max") == "max"
         await session.close()
 
 
