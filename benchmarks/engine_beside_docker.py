@@ -392,12 +392,12 @@ def main() -> None:
             text = report(rows, docker)
         finally:
             engine.remove_everything()
+            shutil.rmtree(base, ignore_errors=True)
+            shutil.rmtree(run, ignore_errors=True)
     output = Path(options.output)
     before = output.read_text().split(ENGINES)[0].rstrip() if output.exists() else ""
     output.write_text(f"{before}\n\n{ENGINES}\n\n{text}".lstrip())
     print(text)
-    shutil.rmtree(base, ignore_errors=True)
-    shutil.rmtree(run, ignore_errors=True)
 
 
 if __name__ == "__main__":
