@@ -25,7 +25,6 @@ from pystack.stackfile.parts import BlkioPart, RatePart
 from pystack.stackfile.portsyntax import port_range
 from pystack.stackfile.schema import Granted, ServicePart, ServiceVolume
 
-
 _NO_BLKIO = BlkioPart()
 
 

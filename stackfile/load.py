@@ -242,6 +242,8 @@ class _Documents:
             return []
         out: list[Node] = []
         for index, item in enumerate(node.items):
+            if self.reporter.full:
+                break
             if not isinstance(item, Mapping):
                 self.reporter.error(item, "wrong-type", f"include[{index}] must be a path or a mapping")
                 continue
@@ -263,7 +265,7 @@ class _Documents:
         self.included += len(paths)
         if self.included > _MAX_INCLUDES:
             self.reporter.error(item, "too-many-includes", f"cannot include more than {_MAX_INCLUDES} files")
-            return None
+            self.reporter.findings.raise_errors()
         for path in paths:
             if path in trail or path == item.source.path:
                 circle = " -> ".join(display_name(p, self.request.working_dir) for p in (*trail, path))

@@ -47,6 +47,28 @@ HOSTILE = {
     "duration": "services: {a: {image: x, stop_grace_period: " + "1h" * 100_000 + "}}",
     "merges": "x: &x {" + ",".join(f"k{i}: 1" for i in range(500)) + "}\ny: {<<: [" + "*x," * 20_000 + "]}",
     "flow colons": "x-a: [" + "data:/x," * 10_000 + "]",
+    "documents": "services: {a: {image: x, environment: {"
+    + ",".join(f"k{i}: 1" for i in range(20_000))
+    + "}}}\n"
+    + "---\nservices: {a: {environment: {X: 1}}}\n" * 10_000,
+    "extended base": "services:\n  b: {image: x, environment: {"
+    + ",".join(f"k{i}: 1" for i in range(20_000))
+    + "}}\n"
+    + "".join(f"  s{i}: {{extends: b, environment: {{X: 1}}}}\n" for i in range(3_000)),
+    "repeated include": "include: [" + "s.yml, b.yml," * 5_000 + "]",
+    "one path list": "include: [{path: [" + "b.yml," * 20_000 + "]}]",
+    "long values": "services: {a: {image: x, environment: {"
+    + ",".join(f'k{i}: "$LONG$LONG"' for i in range(20_000))
+    + "}}}",
+    "longer value": 'services: {a: {image: "' + "$LONG" * 100_000 + '"}}',
+    "nested variables": 'services: {a: {image: "' + ("${A:-" * 45 + "}" * 45) * 2_000 + '"}}',
+    "required variables": "services: {a: {image: x, environment: [" + '"${A:?b}",' * 30_000 + "]}}",
+    "env files": "services: {a: {image: x, env_file: [" + "many.env," * 40_000 + "]}}",
+    "services with an env file": "services:\n"
+    + "".join(f"  s{i}: {{image: x, env_file: many.env}}\n" for i in range(3_000)),
+    "bad env file": "services: {a: {image: x, env_file: bad.env}}",
+    "open quotes": "services: {a: {image: x, env_file: open.env}}",
+    "doubling": "services: {a: {image: x, env_file: doubling.env}}",
     "NUL": "a: \0",
     "control": "a: \x01",
     "surrogate": "a: \ud800",
@@ -55,10 +77,29 @@ HOSTILE = {
 }
 
 
+ENV_FILES = {
+    "/p/many.env": "".join(f"A{i}=1\n" for i in range(20_000)),
+    "/p/bad.env": "=\n" * 200_000,
+    "/p/open.env": "A='\n" + 'B="x\n' * 100_000,
+    "/p/doubling.env": "A0=xx\n" + "".join(f"A{i + 1}=$A{i}$A{i}\n" for i in range(20_000)),
+}
+#: What a small file would blow up, and by what it is stopped.
+STOPPED = {
+    "documents": "too-many-entries",
+    "extended base": "too-many-entries",
+    "one path list": "too-many-includes",
+    "long values": "too-large",
+    "longer value": "too-large",
+    "env files": "too-many-entries",
+    "services with an env file": "too-many-entries",
+    "doubling": "longer than",
+}
+
+
 def answer(text: str) -> str:
     """ "ok", or our own error."""
-    request = LoadRequest(files=("s.yml",), working_dir="/p")
-    reader = MemoryReader({"/p/s.yml": text, "/p/b.yml": text})
+    request = LoadRequest(files=("s.yml",), working_dir="/p", environment={"LONG": "x" * 100_000})
+    reader = MemoryReader({"/p/s.yml": text, "/p/b.yml": text, **ENV_FILES})
     try:
         load(request, reader)
         to_canonical(resolve(request, reader))
@@ -73,6 +114,7 @@ def test_hostile_files_are_answered_in_bounds(name: str) -> None:
     said = answer(HOSTILE[name][:1_000_000])
     assert time.process_time() - began < LIMIT
     assert said
+    assert STOPPED.get(name, "") in said
     assert len(said) < 500_000
 
 
@@ -83,6 +125,9 @@ def test_a_hostile_file_does_not_take_the_machines_memory() -> None:
         base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         answer(HOSTILE["wrong services"])
         answer(HOSTILE["volumes"])
+        answer(HOSTILE["extended base"])
+        answer(HOSTILE["long values"])
+        answer(HOSTILE["doubling"])
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base
         os._exit(0 if grown < MEMORY else 1)
     _, status = os.waitpid(pid, 0)
