@@ -365,7 +365,7 @@ def test_namespaces_of_other_containers_and_of_the_host(tmp_path):
         ({"sysctls": {"kernel.core_pattern": "x"}}, "is not in a separate kernel namespace"),
         (
             {"sysctls": {"net.ipv4.ip_forward": "1"}, "network_mode": "host"},
-            "is not in a separate kernel namespace",
+            "not allowed in host network namespace",
         ),
         ({"mounts": (Mount(type="tmpfs", target="/proc/sys"),)}, "inside /proc"),
         (
