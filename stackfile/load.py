@@ -20,7 +20,7 @@ from pystack.stackfile.extends import extend
 from pystack.stackfile.interpolate import Lookup, interpolate, templates
 from pystack.stackfile.merge import merge, unique, untagged
 from pystack.stackfile.normalise import normalise
-from pystack.stackfile.paths import absolute
+from pystack.stackfile.paths import absolute, is_remote
 from pystack.stackfile.project import (
     LoadRequest,
     find_files,
@@ -185,6 +185,11 @@ class _Documents:
 
     def parse(self, path: str, directory: str, asked_by: Node | None = None) -> list[Node]:
         """The raw documents of a file. What its relative paths are relative to is `directory`."""
+        if asked_by is not None and is_remote(path):
+            message = f"cannot read {path}: stack files are not fetched from other machines"
+            hint = "fetch it, and name the file on this machine"
+            self.reporter.error(asked_by, "remote-file", message, help=hint)
+            return []
         try:
             text = (self.request.stdin or "") if path == "-" else self.reader.read_text(path)
         except PystackError as error:

@@ -18,14 +18,23 @@ _REMOTE = re.compile(
 )
 
 
+def is_remote(path: str) -> bool:
+    """Whether it names a stack file of a git repository, a registry or a web server."""
+    return re.match(r"(?:https?|git|ssh|oci)://|git@", path) is not None
+
+
 def absolute(document: Node, home: str, *, all_paths: bool = True) -> Node:
     """The document with absolute paths; `home` replaces a leading `~`. Else only those of files that the loader reads."""
     at = _Absolute(home).scalar
+
+    def local(node: Node) -> Node:
+        return node if isinstance(node, Scalar) and is_remote(str(node.value)) else at(node)
+
     read: list[tuple[tuple[str, ...], Callable[[Node], Node]]] = [
         (("services", "*", "env_file"), lambda n: _each(n, lambda i: _field(i, "path", at))),
         (("services", "*", "label_file"), lambda n: _each(n, at)),
-        (("services", "*", "extends", "file"), at),
-        (("include",), lambda n: _each(n, lambda i: _include(i, at))),
+        (("services", "*", "extends", "file"), local),
+        (("include",), lambda n: _each(n, lambda i: _include(i, local))),
     ]
     shown: list[tuple[tuple[str, ...], Callable[[Node], Node]]] = [
         (("services", "*", "volumes"), lambda n: _each(n, lambda i: _bind(i, at))),

@@ -12,6 +12,7 @@ import pytest
 from fake.stackfile_reader import MemoryReader
 
 from pystack.model.container import (
+    DeviceLimit,
     Healthcheck,
     LogConfig,
     Mount,
@@ -49,6 +50,19 @@ def service(attributes: str, rest: str = "", **request: Any) -> Service:
     ("attribute", "field", "expected"),
     [
         ("command: echo 'a b' $$x", "command", ("echo", "a b", "$x")),
+        ("oom_score_adj: -5", "oom_score_adj", -5),
+        ("uts: host", "uts", "host"),
+        ("userns_mode: host", "userns_mode", "host"),
+        ("cgroup: private", "cgroup", "private"),
+        ("cgroup_parent: a/b", "cgroup_parent", "a/b"),
+        ("annotations: [a=b]", "annotations", {"a": "b"}),
+        (
+            "blkio_config: {weight: 300, device_read_bps: [{path: /dev/x, rate: 1mb}]}",
+            "resources",
+            Resources(
+                blkio_weight=300, blkio_device_read_bps=(DeviceLimit(path="/dev/x", value=1024 * 1024),)
+            ),
+        ),
         ("command: []", "command", ()),
         ('entrypoint: [a, "1"]', "entrypoint", ("a", "1")),
         (
