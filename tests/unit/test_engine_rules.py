@@ -8,6 +8,7 @@ from pystack.engine import clock, filters
 from pystack.engine.bundles import log_file, parse_size, tmpfs_entry
 from pystack.engine.container import ContainerRecord, dump_record, load_record
 from pystack.engine.health import HealthMachine, HealthRules, format_duration, rules_of
+from pystack.engine.logdrivers.options import check
 from pystack.engine.merge import merge, process_env
 from pystack.engine.names import NameIndex, check_name, random_id, random_name
 from pystack.engine.restarts import RestartManager, cancels, wanted_at_boot
@@ -256,7 +257,8 @@ def test_tmpfs_options_and_sizes():
 
 
 def test_log_options():
-    assert log_file("/l", LogConfig(options={"max-size": "10m", "max-file": "3"}))["max_size"] == 10 << 20
+    given = LogConfig(driver="json-file", options={"max-size": "10m", "max-file": "3"})
+    assert log_file("/l", given)["max_size"] == 10 << 20
     for options in (
         {"max-file": "3"},
         {"nope": "1"},
@@ -264,7 +266,7 @@ def test_log_options():
         {"max-size": "x"},
     ):
         with pytest.raises(InvalidInput):
-            log_file("/l", LogConfig(options=options))
+            check(LogConfig(driver="json-file", options=options))
 
 
 def test_records_round_trip_with_secrets_that_are_not_text():
