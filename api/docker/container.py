@@ -107,8 +107,8 @@ def host_config_json(spec: ContainerSpec) -> dict[str, object]:
         "Runtime": spec.runtime or "runc",
         "Isolation": "",
         "CgroupParent": spec.cgroup_parent,
-        "MaskedPaths": masked or (None if spec.masked_paths is None else []),
-        "ReadonlyPaths": readonly or (None if spec.readonly_paths is None else []),
+        "MaskedPaths": (masked or None) if spec.masked_paths is None else list(spec.masked_paths),
+        "ReadonlyPaths": (readonly or None) if spec.readonly_paths is None else list(spec.readonly_paths),
         **resources_json(spec.resources),
     }
     if tmpfs := tmpfs_json(spec.mounts):
