@@ -246,6 +246,13 @@ class Child:
             os.close(dev)
 
 
+def _name_host(bundle: Bundle) -> None:
+    if bundle["hostname"]:
+        sc.sethostname(os.fsencode(bundle["hostname"]))
+    if bundle["domainname"]:
+        sc.setdomainname(os.fsencode(bundle["domainname"]))
+
+
 def run_first_process(
     bundle: Bundle, sync: socket.socket, streams: Streams, namespaces: dict[str, int], unshare: int
 ) -> NoReturn:
@@ -272,12 +279,6 @@ def run_first_process(
             sc.setns(fd, 0)
         if unshare:
             sc.unshare(unshare)
-
-    def name() -> None:
-        if bundle["hostname"]:
-            sc.sethostname(os.fsencode(bundle["hostname"]))
-        if bundle["domainname"]:
-            sc.setdomainname(os.fsencode(bundle["domainname"]))
 
     def map_files() -> None:
         build.map_files()
@@ -308,7 +309,7 @@ def run_first_process(
         Step("join the namespaces", join),
         Step("set process attributes", child.set_host_attributes),
         Step("make a session keyring", lambda: child.join_keyring(bundle["id"])),
-        Step("set the host name", name),
+        Step("set the host name", lambda: _name_host(bundle)),
         Step("leave the host's mounts", build.leave_host),
         Step("map the ids of files", map_files),
         Step("mount images", build.make_overlays),

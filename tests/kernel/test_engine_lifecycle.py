@@ -17,7 +17,7 @@ from pystack.model.container import (
     RestartPolicy,
     Ulimit,
 )
-from pystack.model.errors import Conflict, InvalidInput, NotFound, NotModified, StartError, Unsupported
+from pystack.model.errors import Conflict, InvalidInput, NotFound, NotModified, StartError
 
 pytestmark = pytest.mark.kernel
 
@@ -348,10 +348,10 @@ def test_namespaces_of_other_containers_and_of_the_host(tmp_path):
             0,
             [os.readlink("/proc/self/ns/net"), os.readlink("/proc/self/ns/pid")],
         )
-        with pytest.raises(NotFound, match=r"No such container: nope"):
+        with pytest.raises(InvalidInput, match=r"No such container: nope"):
             await engine.containers.create(spec("true", network_mode="container:nope"))
-        with pytest.raises(Unsupported):
-            await engine.containers.create(spec("true", ipc_mode="container:main"))
+        with pytest.raises(InvalidInput, match=r"No such container: nope"):
+            await engine.containers.create(spec("true", ipc_mode="container:nope"))
 
 
 @pytest.mark.parametrize(
