@@ -212,6 +212,7 @@ class Reporter:
 
     findings: Findings = field(default_factory=Findings)
     ports: int = 0  # published so far, ranges expanded
+    named: int = 0  # dependencies, networks and models of all services so far
     filled: int = 0  # characters that interpolation made so far
     variables: int = 0  # that files gave for interpolation so far
     copied: int = 0  # entries that merging, `extends` and variable files copied so far

@@ -30,6 +30,7 @@ from pystack.stackfile.portsyntax import MAX_PORTS, PortSyntaxError, parse_ports
 from pystack.stackfile.volumesyntax import VolumeSyntaxError, parse_volume
 
 _MAX_VOLUMES = 10_000  # of one service
+_MAX_NAMED = 100_000  # dependencies, networks and models of all services
 _MAX_ENTRIES = 10_000  # of a list whose texts become mappings: env_file, secrets, configs
 
 Convert = Callable[[Node, Path, Reporter], Node]
@@ -129,6 +130,11 @@ def _networks(node: Node, path: Path, reporter: Reporter) -> Node:
 
 def _names(node: Node, path: Path, reporter: Reporter, value: Callable[[Node], Node]) -> Node:
     """A list of names -> a mapping from each name to `value`."""
+    reporter.named += 0 if isinstance(node, Scalar) else len(node.items)
+    if reporter.named > _MAX_NAMED:
+        message = f"services cannot name more than {_MAX_NAMED:,} dependencies and networks together"
+        reporter.error(node, "too-many-entries", message, path=path)
+        reporter.findings.raise_errors()
     if not isinstance(node, Sequence):
         return node
     items: dict[str, Node] = {}

@@ -39,6 +39,10 @@ HOSTILE = {
     "options": "services: {a: {image: x, security_opt: [" + ",".join(f"a{i}" for i in range(10_000)) + "]}}",
     "dependencies": "services:\n"
     + "".join(f"  s{i}: {{image: x, depends_on: [s{i + 1}]}}\n" for i in range(1_500)),
+    "shared dependencies": "x-d: &d ["
+    + ",".join(f"s{i}" for i in range(900))
+    + "]\nservices:\n"
+    + "".join(f"  s{i}: {{image: x, depends_on: *d}}\n" for i in range(900)),
     "extends": "services:\n" + "".join(f"  s{i}: {{extends: s{i + 1}}}\n" for i in range(1_500)),
     "integer": "services: {a: {image: x, scale: " + "9" * 900_000 + "}}",
     "hexadecimal": "services: {a: {image: x, cpus: 0x" + "f" * 900_000 + "}}",
@@ -87,6 +91,7 @@ ENV_FILES = {
 STOPPED = {
     "documents": "too-many-entries",
     "extended base": "too-many-entries",
+    "shared dependencies": "too-many-entries",
     "one path list": "too-many-includes",
     "long values": "too-large",
     "longer value": "too-large",
