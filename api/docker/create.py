@@ -201,9 +201,7 @@ def _config_fields(body: ContainerBody) -> dict[str, Any]:
 
 def _log_of(host: HostConfigBody) -> LogConfig:
     log = host.LogConfig
-    return LogConfig(
-        driver=(log.Type or "") if log else "", options=(log.Config or {}) if log else {}
-    )
+    return LogConfig(driver=(log.Type or "") if log else "", options=(log.Config or {}) if log else {})
 
 
 def _refuse(body: ContainerBody, host: HostConfigBody) -> None:

@@ -146,7 +146,9 @@ class Bundle(TypedDict):
     uid_map: NotRequired[list[list[int]]]  # [first id inside, first on the host, count]
     gid_map: NotRequired[list[list[int]]]
     privileged: bool  # /sys and cgroup read-write
-    writable_cgroups: NotRequired[bool]  # cgroup v2 only: on v1 a writable release_agent is the host (CVE-2022-0492)
+    writable_cgroups: NotRequired[
+        bool
+    ]  # cgroup v2 only: on v1 a writable release_agent is the host (CVE-2022-0492)
 
 
 class ExitRecord(TypedDict):

@@ -97,7 +97,9 @@ class LogWriter:
         size = os.fstat(fd).st_size
         try:
             if size and os.pread(fd, 1, size - 1) != b"\n":
-                size += os.write(fd, b"\n")  # a shim was killed while it wrote: its torn line is nobody else's
+                size += os.write(
+                    fd, b"\n"
+                )  # a shim was killed while it wrote: its torn line is nobody else's
         except OSError:
             pass  # no file that can be read, or a full disk: the next entry tells
         return fd, size
