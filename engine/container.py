@@ -290,6 +290,7 @@ def _waiting_endpoints(config: ContainerSpec) -> tuple[EndpointView, ...]:
                     aliases=spec.aliases,
                     ipam_ipv4=spec.ipv4_address,
                     ipam_ipv6=spec.ipv6_address,
+                    gateway_priority=spec.gateway_priority,
                 )
             )
     return tuple(views)

@@ -41,6 +41,7 @@ class EndpointView:
     dns_names: tuple[str, ...] = ()
     ipam_ipv4: str = ""  # the static address that was asked for
     ipam_ipv6: str = ""
+    gateway_priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,6 +154,7 @@ class Builder:
             dns_names=() if record.predefined else tuple(dict.fromkeys(names)),
             ipam_ipv4=spec.ipv4_address,
             ipam_ipv6=spec.ipv6_address,
+            gateway_priority=spec.gateway_priority,
         )
         return Attachment(
             view=view,

@@ -138,7 +138,7 @@ def endpoint_json(view: EndpointView) -> dict[str, object]:
         "Aliases": _listed(view.aliases),
         "MacAddress": view.mac_address,
         "DriverOpts": None,
-        "GwPriority": 0,
+        "GwPriority": view.gateway_priority,
         "NetworkID": view.network_id,
         "EndpointID": view.endpoint_id,
         "Gateway": view.gateway,

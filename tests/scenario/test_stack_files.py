@@ -51,6 +51,11 @@ def test_attributes_reach_the_container(engine: Engine, tmp_path: Path) -> None:
     assert Path(f"/proc/{pid}/ns/uts").readlink() == Path("/proc/self/ns/uts").readlink()
     assert Path(f"/proc/{pid}/ns/cgroup").readlink() != Path("/proc/self/ns/cgroup").readlink()
     assert "/batch/low/" in Path(f"/proc/{pid}/cgroup").read_text()
+    networks = found["NetworkSettings"]["Networks"]
+    assert {name: item["GwPriority"] for name, item in networks.items()} == {
+        "attributes_front": 9,
+        "attributes_back": 1,
+    }
     gateway = found["NetworkSettings"]["Networks"]["attributes_front"]["Gateway"]  # not the first by name
     routes = [line.split() for line in Path(f"/proc/{pid}/net/route").read_text().splitlines()]
     assert [f[2] for f in routes if f[1] == "00000000"] == [
