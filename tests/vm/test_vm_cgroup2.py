@@ -25,6 +25,8 @@ def results():
     for line in re.findall(r"(?:device program|container on v2):.*", console):
         print(line)
     assert found, console[-3000:]
+    if "Traceback" in console:  # what stopped it
+        print(console[console.index("Traceback") :][:3000])
     return {each["name"]: each for each in found}
 
 
