@@ -236,7 +236,16 @@ def boot(code: str, timeout: float = 60) -> str:
     trees = {"/tests": CHECKOUT / "tests/vm", "/support": CHECKOUT / "tests"}
     packages = {
         f"/checkout/pystack/{name}": CHECKOUT / name
-        for name in ("kernel", "model", "engine", "engine/runtime", "engine/logdrivers", "image", "network", "volume")
+        for name in (
+            "kernel",
+            "model",
+            "engine",
+            "engine/runtime",
+            "engine/logdrivers",
+            "image",
+            "network",
+            "volume",
+        )
     }
     ram.add_file(CHECKOUT / "src/pystack/__init__.py", "/checkout/pystack/__init__.py")
     for place, directory in {**packages, **trees}.items():
