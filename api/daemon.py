@@ -28,6 +28,7 @@ from pystack.api import configuration
 from pystack.api.configuration import Configuration, Listening
 from pystack.api.systemd import Notifier, passed_sockets
 from pystack.kernel.failpoints import failpoint
+from pystack.kernel.usage import process_facts
 from pystack.model.errors import Conflict, EngineError, PystackError
 from pystack.model.names import Instance
 from pystack.model.settings import Settings
@@ -41,6 +42,9 @@ log = logging.getLogger("pystack.daemon")
 
 #: Seconds that a daemon which is ending may hold its lock; one that serves answers before.
 _LOCK_LIMIT = 10.0
+#: Seconds between two looks at the daemon's own memory, and the KiB by which it may have grown since it was least.
+_LOOK_EVERY = 1.0
+_GROWTH = 16 * 1024
 
 
 def instance_of_environment() -> Instance:
@@ -201,6 +205,8 @@ async def _serve(instance: Instance, loaded: Configuration, reload: Callable[[],
             instance.id,
         )
         await asyncio.to_thread(_warm_up)
+        collecting = asyncio.create_task(_collect_rubbish(), name="rubbish")
+        stack.callback(collecting.cancel)
         await facts.stop.wait()
         notify.stopping()
         if engine.settings.live_restore:
@@ -260,6 +266,24 @@ def _warm_up() -> None:
     gc.freeze()
     # Requests make thousands of objects that are no rubbish yet: look rarely (it was 5 % of the time of an `up`).
     gc.set_threshold(20_000, 20, 20)
+
+
+async def _collect_rubbish() -> None:
+    """Look for cycles when memory has grown: the collector counts objects, and a few can hold megabytes of buffers."""
+    own = os.getpid()
+    least = _resident(own)
+    while True:
+        await asyncio.sleep(_LOOK_EVERY)
+        now = _resident(own)
+        if now - least > _GROWTH:
+            gc.collect()
+            now = least = _resident(own)
+        least = min(least, now)
+
+
+def _resident(pid: int) -> int:
+    facts = process_facts(pid)
+    return facts.resident if facts else 0
 
 
 def _signals(stop: asyncio.Event) -> None:

@@ -70,11 +70,17 @@ async def read(
         else:
             await cursor.to_tail(options.tail)
         changed = asyncio.Event()
-        remove = watcher.add(os.path.dirname(path), changed.set) if options.follow else None
+        follow = options.follow
+        remove = None
+        if follow:
+            try:
+                remove = watcher.add(os.path.dirname(path), changed.set)
+            except FileNotFoundError:
+                follow = False  # the container has just been removed: what is open is all there will be
         try:
             while True:
                 changed.clear()
-                last = not options.follow or ended()
+                last = not follow or ended()
                 past_end = False
                 for number, line in enumerate(cursor.lines()):
                     if number % _BATCH == _BATCH - 1:

@@ -19,6 +19,8 @@ MAX_FLAKY = 2
 MAX_REPEATED = 20
 #: Tests that share nothing: pure functions, servers of their own on sockets of their own, other programs on own files.
 PARALLEL = ("tests/unit", "tests/property", "tests/differential", "tests/fake")
+#: Of these rooms, what measures CPU: two workers take it from each other.
+ALONE = ("tests/property/test_stackfile_hostile.py",)
 #: What pytest leaves of its last run: the ids of the tests that failed, and of files that could not be collected.
 RECORD = Path(".pytest_cache/v/cache/lastfailed")
 FAILED, NOTHING_COLLECTED = 1, 5
@@ -45,11 +47,17 @@ def verdict(first: set[str], second: set[str]) -> tuple[int, list[str]]:
     return int(bool(second) or len(flaky) > MAX_FLAKY), said
 
 
+def _rooms() -> list[str]:
+    """The rooms that touch the kernel, one test at a time."""
+    rooms = {str(file.parent) for file in Path("tests").glob("*/test_*.py")}
+    return sorted(rooms - set(PARALLEL))
+
+
 def main() -> int:
     workers = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
-    statuses = [pytest("--cache-clear", *workers, "--durations=5", *PARALLEL)]
-    rest = [f"--ignore={room}" for room in PARALLEL]
-    statuses.append(pytest("--durations=25", *rest))
+    kept_back = [f"--ignore={file}" for file in ALONE]
+    statuses = [pytest("--cache-clear", *workers, "--durations=5", *kept_back, *PARALLEL)]
+    statuses.append(pytest("--durations=25", *ALONE, *_rooms()))
     if any(status not in (0, FAILED) for status in statuses):
         print(f"error: pytest ended with {statuses}: not a matter of a test", file=sys.stderr)
         return max(statuses)

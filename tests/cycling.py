@@ -91,8 +91,12 @@ def settled(pid: int, before: Usage, within: float = 10.0) -> Usage:
 def soak(engine: Engine, count: int, at_once: int, *, warm_up: int) -> tuple[Usage, Usage, list[float]]:
     """(usage after the warm-up, usage at the end, seconds of each cycle) on an engine that runs."""
     pid = engine.start()
-    asyncio.run(cycles(engine.instance.socket, warm_up, at_once))
-    time.sleep(1)
     before = usage(pid)
+    for _ in range(6):  # until the pools of threads, and what each thread holds, are as full as they get
+        asyncio.run(cycles(engine.instance.socket, warm_up, at_once))
+        time.sleep(1)
+        last, before = before, usage(pid)
+        if (last.descriptors, last.threads) == (before.descriptors, before.threads):
+            break
     took = asyncio.run(cycles(engine.instance.socket, count, at_once))
     return before, settled(pid, before), took

@@ -17,7 +17,7 @@ from pystack.stackfile.canonical import to_canonical
 from pystack.stackfile.load import LoadRequest, load, resolve
 
 #: Seconds of CPU. The budget is 1 for any 1 MB; these are scaled down to keep the suite fast, and a loaded machine is slower.
-LIMIT = 3.0
+LIMIT = 1.5
 MEMORY = 256 * 1024  # KB
 EXAMPLES = int(os.environ.get("PYSTACK_EXAMPLES", "25"))
 

@@ -120,3 +120,8 @@ def test_following_across_rotation_loses_nothing(tmp_path, tail):
 
     found, end = asyncio.run(scene())
     assert found == list(range(5 - (5 if tail is None else tail), end))
+
+
+def test_a_container_removed_before_it_is_followed(tmp_path):
+    """There is nothing to wait for: the stream ends, although nobody says that the container has ended."""
+    assert read(str(tmp_path / "gone" / "c-json.log"), ended=lambda: False, follow=True) == []
