@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,12 @@ def expected() -> dict[str, Any]:
 
 def request(case: Case) -> LoadRequest:
     """The case as the daemon is asked for it."""
-    pairs = list(zip(case.arguments[::2], case.arguments[1::2], strict=True))
+    return request_of(case.arguments, HOME, ENVIRONMENT)
+
+
+def request_of(arguments: Sequence[str], working_dir: str, environment: Mapping[str, str]) -> LoadRequest:
+    """What compose's options (-f, --profile, --env-file, -p) ask of the loader."""
+    pairs = list(zip(arguments[::2], arguments[1::2], strict=True))
 
     def option(name: str) -> tuple[str, ...]:
         return tuple(value for key, value in pairs if key == name)
@@ -104,8 +110,8 @@ def request(case: Case) -> LoadRequest:
         profiles=option("--profile"),
         env_files=option("--env-file"),
         project_name=next(iter(option("-p")), None),
-        working_dir=HOME,
-        environment=ENVIRONMENT,
+        working_dir=working_dir,
+        environment=environment,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fake.stackfile_reader import MemoryReader
+from stackfile_cases import request_of
 
 from pystack.model.errors import PystackError
 from pystack.stackfile.canonical import to_canonical
@@ -21,20 +22,7 @@ CASES = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8
 
 
 def request(case: dict[str, Any]) -> LoadRequest:
-    words = case["arguments"]
-    pairs = list(zip(words[::2], words[1::2], strict=True))
-
-    def option(name: str) -> tuple[str, ...]:
-        return tuple(value for key, value in pairs if key == name)
-
-    return LoadRequest(
-        files=option("-f"),
-        profiles=option("--profile"),
-        env_files=option("--env-file"),
-        project_name=next(iter(option("-p")), None),
-        working_dir="/w/proj",
-        environment=case["environment"],
-    )
+    return request_of(case["arguments"], "/w/proj", case["environment"])
 
 
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
