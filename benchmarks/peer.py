@@ -60,6 +60,11 @@ def _call(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout
 
 
+def _bridges() -> set[str]:
+    """Names of the bridges that dockerd makes for user networks. There is one peer at a time, so new ones are its own."""
+    return {link.name for link in Path("/sys/class/net").glob("br-*")}
+
+
 def _tables() -> dict[str, str]:
     return {tool: _call(f"{tool}-save") for tool in ("iptables", "ip6tables") if shutil.which(f"{tool}-save")}
 
@@ -119,7 +124,7 @@ def _daemon(programs: Path | None) -> Iterator[Peer]:
             raise PeerMissing(f"{program} is not installed (Debian: docker.io iptables iproute2)")
     base = Path(tempfile.mkdtemp(prefix="peer-", dir="/var/lib"))
     run = Path(tempfile.mkdtemp(prefix="peer-", dir=run_parent()))
-    sysctls, tables = _sysctls(), _tables()
+    sysctls, tables, links = _sysctls(), _tables(), _bridges()
     _call("ip", "link", "add", BRIDGE, "type", "bridge")
     _call("ip", "addr", "add", f"{SUBNET}.1/24", "dev", BRIDGE)
     _call("ip", "link", "set", BRIDGE, "up")
@@ -163,7 +168,9 @@ def _daemon(programs: Path | None) -> Iterator[Peer]:
             process.wait()
         log.close()
         _restore(tables)
-        _call("ip", "link", "del", BRIDGE)
+        for link in (BRIDGE, *sorted(_bridges() - links)):  # dockerd leaves the bridges of its networks
+            _call("ip", "link", "del", link)
+        _call("umount", f"{run}/netns/default")  # it keeps the host's namespace there, and its directory busy
         for name in SYSCTLS:  # br_netfilter's do not exist until dockerd loads the module: off is what was
             with contextlib.suppress(OSError):
                 Path("/proc/sys", name).write_text(sysctls.get(name, "0"))
