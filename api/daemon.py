@@ -44,7 +44,7 @@ log = logging.getLogger("pystack.daemon")
 _LOCK_LIMIT = 10.0
 #: Seconds between two looks at the daemon's own memory, and the KiB by which it may have grown since it was least.
 _LOOK_EVERY = 1.0
-_GROWTH = 16 * 1024
+_GROWTH = 8 * 1024
 
 
 def instance_of_environment() -> Instance:
